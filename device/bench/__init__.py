@@ -1,0 +1,1 @@
+"""The benchmark that runs on the device and on the server alike."""

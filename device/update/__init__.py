@@ -1,0 +1,1 @@
+"""The update on the device: trust, transfer, store, gate and the state machine."""

@@ -1,0 +1,1 @@
+"""The link to the microcontroller beside the Linux box."""

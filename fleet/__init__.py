@@ -1,0 +1,1 @@
+"""The fleet manager: inventory, releases, rollouts, transfer and the web page."""

@@ -1,0 +1,1 @@
+"""One way to quantize for each model format."""

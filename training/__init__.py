@@ -1,0 +1,1 @@
+"""Data, models, fitting, evaluation and export."""
