@@ -15,7 +15,9 @@ A transfer, in the order of its messages:
 5. Every change of the update's state is a signed, numbered ``Report`` on ``up/reported``
    (retained). Only a report in state ``committed`` counts as success.
 
-Unknown fields of a message are ignored, so that an older end understands a newer one.
+``Report``, ``Progress`` and ``Missing`` travel in an envelope signed by the device's key
+(``trust.sign_envelope`` with the type below), so any transport may carry them. ``Presence`` is a
+hint in plain JSON. Unknown fields of a message are ignored, so that an older end understands a newer one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ REPAIR_AFTER_S: Final = 5.0
 
 PREFIX: Final = "asdic/v1"
 REPORT_TYPE: Final = "application/vnd.asdic.report.v1+json"
+PROGRESS_TYPE: Final = "application/vnd.asdic.progress.v1+json"
+MISSING_TYPE: Final = "application/vnd.asdic.missing.v1+json"
 _DEVICE_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
