@@ -17,7 +17,8 @@ A transfer, in the order of its messages:
 
 ``Report``, ``Progress`` and ``Missing`` travel in an envelope signed by the device's key
 (``trust.sign_envelope`` with the type below), so any transport may carry them. ``Presence`` is a
-hint in plain JSON. Unknown fields of a message are ignored, so that an older end understands a newer one.
+hint in plain JSON. Unknown fields of a message are ignored, so that an older end understands a
+newer one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A release on disk: one version, one variant a target, as an OCI image layout.
 
-``index.json`` names each release's own index by its version (``org.opencontainers.image.ref.name``);
-that index lists one manifest a target; a manifest's config is the variant description and its
+``index.json`` names each release's own index by its version, in the annotation
+``org.opencontainers.image.ref.name``; that index lists one manifest a target; a manifest's config is the variant description and its
 layers are the variant's files. So ``skopeo``, ``oras`` and any registry can carry a release.
 Equal inputs give equal bytes: no times, no machine names.
 Layout: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
@@ -172,7 +172,9 @@ def variant_of(manifest: Manifest, config: bytes) -> Variant:
         variant = parse_variant(config)
     except ConfigError as error:
         raise ReleaseError(str(error)) from error
-    promised = {(layer.annotations[FILE_NAME], layer.digest, layer.size) for layer in manifest.layers}
+    promised = {
+        (layer.annotations[FILE_NAME], layer.digest, layer.size) for layer in manifest.layers
+    }
     described = {(file.name, file.digest, file.size_bytes) for file in variant.all_files}
     if promised != described:
         raise ReleaseError("the variant description names other files than the manifest")
@@ -277,7 +279,9 @@ class Layout:
         """
         if target not in release.variants:
             known = ", ".join(sorted(release.variants))
-            raise ConfigError(f"release {release.version} has no variant for {target!r}, only {known}")
+            raise ConfigError(
+                f"release {release.version} has no variant for {target!r}, only {known}"
+            )
         return parse_manifest(self.read_blob(release.variants[target].digest))
 
     def variant(self, release: Release, target: str) -> Variant:

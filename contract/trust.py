@@ -84,13 +84,17 @@ def parse_offer(data: bytes) -> Offer:
         ReleaseError: It is too large, or not an offer that this asdic knows.
     """
     if len(data) > OFFER_LIMIT_BYTES:
-        raise ReleaseError(f"the offer has {len(data)} bytes, at most {OFFER_LIMIT_BYTES} are accepted")
+        raise ReleaseError(
+            f"the offer has {len(data)} bytes, at most {OFFER_LIMIT_BYTES} are accepted"
+        )
     try:
         offer = parse_json(data, Offer, what="the offer")
     except ConfigError as error:
         raise ReleaseError(str(error)) from error
     if offer.format != OFFER_FORMAT:
-        raise ReleaseError(f"the offer has format {offer.format!r}, this asdic reads {OFFER_FORMAT!r}")
+        raise ReleaseError(
+            f"the offer has format {offer.format!r}, this asdic reads {OFFER_FORMAT!r}"
+        )
     return offer
 
 
@@ -113,9 +117,7 @@ def sign_envelope(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> 
             payload_type=payload_type,
             payload=base64.b64encode(payload).decode(),
             signatures=(
-                Signature(
-                    keyid=key_id(public_hex(key)), sig=base64.b64encode(signature).decode()
-                ),
+                Signature(keyid=key_id(public_hex(key)), sig=base64.b64encode(signature).decode()),
             ),
         )
     )

@@ -174,7 +174,9 @@ def parse_variant(data: bytes, *, what: str = VARIANT_FILE) -> Variant:
     """
     variant = parse_json(data, Variant, what=what)
     if variant.format != VARIANT_FORMAT:
-        raise ConfigError(f"{what} has format {variant.format!r}, this asdic reads {VARIANT_FORMAT!r}")
+        raise ConfigError(
+            f"{what} has format {variant.format!r}, this asdic reads {VARIANT_FORMAT!r}"
+        )
     if not variant.files:
         raise ConfigError(f"{what} names no model file")
     for file in variant.all_files:
