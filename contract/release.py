@@ -1,8 +1,9 @@
 """A release on disk: one version, one variant a target, as an OCI image layout.
 
 ``index.json`` names each release's own index by its version, in the annotation
-``org.opencontainers.image.ref.name``; that index lists one manifest a target; a manifest's config is the variant description and its
-layers are the variant's files. So ``skopeo``, ``oras`` and any registry can carry a release.
+``org.opencontainers.image.ref.name``; that index lists one manifest a target; a manifest's config
+is the variant description and its layers are the variant's files. So ``skopeo``, ``oras`` and any
+registry can carry a release.
 Equal inputs give equal bytes: no times, no machine names.
 Layout: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 """
