@@ -148,7 +148,7 @@ def target_file(layout: Layout, release: Release, target: str) -> TargetFile:
         length=len(data),
         hashes={"sha256": hex_of(descriptor.digest)},
         path=target_path(release.version, target),
-        unrecognized_fields={"custom": msgspec.to_builtins(facts)},
+        unrecognized_fields={"custom": msgspec.json.decode(msgspec.json.encode(facts))},
     )
 
 
