@@ -1,50 +1,57 @@
 # Two commands for a newcomer: make demo, make test. Each sets up what it needs itself.
-# ASDIC_PIP_ARGS is passed to pip: where torch's CPU wheel comes from another index, say so there.
+# ASDIC_PIP_ARGS goes to pip as it is: where torch's CPU wheels come from an index of their own,
+# name it there.
 
-SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/dev.txt
+PARTS := cli contract device firmware_bridge fleet quantization training
 
-.PHONY: demo test setup lint types contracts unit clean docs
+.PHONY: demo test lint types contracts tests docs clean
 
-setup: $(VENV)/.installed
-
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "asdic needs Python 3.11 or newer; run make with PYTHON=python3.11"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
-	  || { echo "Python cannot make environments; install the package python3-venv"; exit 1; }
-	@echo "asdic: installing into $(VENV); about 1 GB to download, 3 GB on disk"
-	@echo "asdic: (torch without a CPU wheel index brings CUDA, several GB more; see README, ASDIC_PIP_ARGS)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --progress-bar off $(ASDIC_PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
-	@touch $@
-
-demo: setup
+demo: $(VENV)/.demo
 	@$(BIN)/asdic demo --out demo
 
-test: lint types contracts unit
+test: lint types contracts tests
 
-lint: setup
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup
+types: $(VENV)/.dev
 	@rm -rf .typecheck && mkdir -p .typecheck/asdic
-	@for part in cli contract device firmware_bridge fleet quantization training; do \
-	  ln -s ../../$$part .typecheck/asdic/$$part; done
+	@for part in $(PARTS); do ln -s ../../$$part .typecheck/asdic/$$part; done
 	$(BIN)/mypy
 
-contracts: setup
+contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-unit: setup
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+tests: $(VENV)/.dev
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
-docs: setup
-	@$(BIN)/python -m tests.support.cli_reference docs/cli.md
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.support.cli_reference docs/cli.md
 
 clean:
-	rm -rf $(VENV) build .typecheck demo
+	rm -rf $(VENV) build demo .typecheck .coverage*
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "asdic: needs Python 3.11 or newer; try make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "asdic: Python cannot make environments; install the package python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The packages of the demo: what a server needs to train, quantize and manage a fleet.
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "asdic: installing torch, the quantizers and runtimes into $(VENV):"
+	@echo "asdic: about 1 GB to download, 3 GB on disk (with torch's CUDA build several GB more;"
+	@echo "asdic: see ASDIC_PIP_ARGS in the README); a few minutes"
+	@$(BIN)/python -m pip install -qq $(ASDIC_PIP_ARGS) -c $(CONSTRAINTS) -e '.[fleet,quantize,train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "asdic: installing what the tests need on top"
+	@$(BIN)/python -m pip install -qq $(ASDIC_PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@

@@ -25,7 +25,7 @@ VERBS: Final = MappingProxyType(
         "rollout": "asdic.cli.rollout:rollout",
         "rollback": "asdic.cli.rollback:rollback",
         "status": "asdic.cli.status:status",
-        "demo": "asdic.cli.demo:demo",
+        "demo": "asdic.cli.demo.verb:demo",
         "completion": "asdic.cli.completion:completion",
     }
 )
