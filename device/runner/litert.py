@@ -1,0 +1,140 @@
+"""Models for LiteRT (TFLite), the runtime of ARM boxes and phones.
+
+XNNPACK runs what it can, which is LiteRT's own default: outputs are then the same bit for bit on
+x86 and ARM, while the reference kernels differ by up to 69 steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asdic.contract.errors import MissingPackageError, ReleaseError
+from asdic.contract.target import Runtime
+from asdic.contract.variant import TensorSpec
+from asdic.device.runner.engine import refuse_other_devices
+
+# module -> distribution; the second is all that there is for 32-bit ARM.
+_LIBRARIES: Final = MappingProxyType(
+    {
+        "ai_edge_litert.interpreter": "ai-edge-litert",
+        "tflite_runtime.interpreter": "tflite-runtime",
+    }
+)
+
+
+class LiteRtEngine:
+    """One ``.tflite`` file. Integer inputs and outputs are real values to the caller."""
+
+    runtime = Runtime.LITERT
+
+    def __init__(self, files: Sequence[Path], *, threads: int, execution_device: str) -> None:
+        refuse_other_devices(execution_device, runtime="LiteRT")
+        interpreter_class, self.version = _library()
+        path = files[0]
+        try:
+            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ReleaseError(f"LiteRT cannot load {path}: {_first_line(error)}") from error
+        inputs, outputs = _named_tensors(self._interpreter)
+        self._inputs = tuple(_Tensor.read(name, item, path) for name, item in inputs.items())
+        self._outputs = tuple(_Tensor.read(name, item, path) for name, item in outputs.items())
+        self.inputs = tuple(tensor.spec for tensor in self._inputs)
+        self.outputs = tuple(tensor.spec for tensor in self._outputs)
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Return every output by name."""
+        interpreter = self._interpreter
+        for tensor in self._inputs:
+            interpreter.set_tensor(tensor.index, tensor.stored(inputs[tensor.spec.name]))
+        interpreter.invoke()
+        return {
+            tensor.spec.name: tensor.real(interpreter.get_tensor(tensor.index))
+            for tensor in self._outputs
+        }
+
+    def close(self) -> None:
+        """Free the model."""
+        self._interpreter = None
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the file: where it is, and how its stored numbers relate to real values."""
+
+    spec: TensorSpec
+    index: int
+    dtype: np.dtype[Any]
+    scale: np.float32
+    zero_point: int
+
+    @classmethod
+    def read(cls, name: str, details: Mapping[str, Any], path: Path) -> _Tensor:
+        """Return the tensor that LiteRT describes by ``details``."""
+        dtype = np.dtype(details["dtype"])
+        scale, zero_point = details["quantization"]
+        if dtype != np.float32 and (dtype.kind not in "iu" or not scale):
+            raise ReleaseError(
+                f"tensor {name!r} of {path} holds {dtype} without a scale; asdic passes real values"
+            )
+        return cls(
+            spec=TensorSpec(name=name, shape=tuple(int(side) for side in details["shape"])),
+            index=int(details["index"]),
+            dtype=dtype,
+            scale=np.float32(scale),
+            zero_point=int(zero_point),
+        )
+
+    def stored(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Return real values as the file stores them, saturated at the ends of its range."""
+        if self.dtype == np.float32:
+            return values
+        limits = np.iinfo(self.dtype)
+        steps = np.rint(values / self.scale) + np.float32(self.zero_point)
+        return np.asarray(np.clip(steps, limits.min, limits.max), self.dtype)
+
+    def real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stored numbers as real values."""
+        if self.dtype == np.float32:
+            return stored
+        steps = stored.astype(np.float32) - np.float32(self.zero_point)
+        return np.asarray(steps * self.scale, np.float32)
+
+
+def _library() -> tuple[Callable[..., Any], str]:
+    for module, distribution in _LIBRARIES.items():
+        try:
+            interpreter = importlib.import_module(module).Interpreter
+        except ImportError:
+            continue
+        return interpreter, importlib.metadata.version(distribution)
+    raise MissingPackageError("LiteRT", "litert")
+
+
+def _named_tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the inputs' and the outputs' details by name.
+
+    A signature's names are those that the model's author chose; tensor names are what a converter
+    left. A file with several signatures has no one set of names, so its tensors' are taken.
+    """
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        return runner.get_input_details(), runner.get_output_details()
+    return (
+        {item["name"]: item for item in interpreter.get_input_details()},
+        {item["name"]: item for item in interpreter.get_output_details()},
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,0 +1,119 @@
+"""From what a caller has (an image, an array) to the tensors that a model takes.
+
+The same code runs in the quantizer, on the device and in a user's own program: a model is judged
+on exactly the numbers that it will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from asdic.contract.errors import ConfigError, DataError
+from asdic.contract.variant import ImageInput, InputRule
+
+SIDE_LIMIT: Final = 16_384
+_CHANNELS: Final = {"grey": 1, "rgb": 3}
+
+
+def prepare(
+    inputs: Mapping[str, NDArray[Any]], rules: Iterable[InputRule]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors that ``rules`` make of ``inputs``, both by the tensor's name.
+
+    Raises:
+        DataError: An input is missing or unknown, or does not fit its rule.
+    """
+    by_name = {rule.tensor: rule for rule in rules}
+    if inputs.keys() != by_name.keys():
+        raise DataError(f"the model takes the inputs {sorted(by_name)}, not {sorted(inputs)}")
+    return {
+        name: (
+            prepare_image(inputs[name], rule)
+            if isinstance(rule, ImageInput)
+            else _prepare_array(inputs[name], name)
+        )
+        for name, rule in by_name.items()
+    }
+
+
+def prepare_image(image: NDArray[np.uint8], rule: ImageInput) -> NDArray[np.float32]:
+    """Return ``image`` as the four-dimensional tensor that ``rule`` describes.
+
+    Args:
+        image: uint8, (H, W) grey or (H, W, 3) in the order red, green, blue.
+        rule: Color, size, scale and layout of the tensor.
+
+    Returns:
+        float32, (1, C, height, width) or (1, height, width, C). A pixel's value depends on its
+        byte alone, so it is looked up; that is fast, and the same on every processor.
+
+    Raises:
+        DataError: The image has another dtype or shape, or is empty.
+        ConfigError: The rule itself makes no sense.
+    """
+    pixels = _resized(_colored(_checked_image(image), rule.color), rule.height, rule.width)
+    values = cv2.LUT(pixels, _pixel_values(_CHANNELS[rule.color], rule.scale, rule.mean, rule.std))
+    tensor = np.asarray(values, np.float32).reshape(1, rule.height, rule.width, -1)
+    return tensor if rule.layout == "nhwc" else np.ascontiguousarray(tensor.transpose(0, 3, 1, 2))
+
+
+def _checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"an image is a uint8 array with values from 0 to 255, not {kind}")
+    if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
+        raise DataError(f"an image has shape (H, W) or (H, W, 3), not {image.shape}")
+    if image.size == 0 or max(image.shape[:2]) > SIDE_LIMIT:
+        raise DataError(f"an image has 1 to {SIDE_LIMIT} pixels a side, not shape {image.shape}")
+    return image
+
+
+def _colored(image: NDArray[np.uint8], color: str) -> NDArray[np.uint8]:
+    if color == "grey" and image.ndim == 3:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    if color == "rgb" and image.ndim == 2:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+    return image
+
+
+def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if not (1 <= height <= SIDE_LIMIT and 1 <= width <= SIDE_LIMIT):
+        raise ConfigError(f"an image input of {height} x {width} pixels is not possible")
+    if image.shape[:2] == (height, width):
+        return image
+    # OpenCV averages areas only where neither side grows; else "area" means a kind of linear.
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _pixel_values(
+    channels: int, scale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> NDArray[np.float32]:
+    """Return ``(byte * scale - mean) / std`` for each byte, (1, 256) or (1, 256, channels)."""
+    if len(mean) not in {1, channels} or len(std) not in {1, channels}:
+        raise ConfigError(
+            f"mean and std need 1 or {channels} values, not {len(mean)} and {len(std)}"
+        )
+    if not all(std) or not np.isfinite([scale, *mean, *std]).all():
+        raise ConfigError(f"scale {scale}, mean {mean} and std {std} make no finite pixel values")
+    table = (np.arange(256.0)[:, None] * scale - np.array(mean)) / np.array(std)
+    table = np.broadcast_to(table, (256, channels)).astype(np.float32)
+    return table.reshape((1, 256) if channels == 1 else (1, 256, channels))
+
+
+def _prepare_array(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"input {name!r} is a numeric array, not {kind}")
+    values = np.ascontiguousarray(array, np.float32)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise DataError(f"input {name!r} is empty or holds NaN or infinite values")
+    return values
