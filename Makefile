@@ -6,9 +6,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/dev.txt
+# apt_install(command, package, what for): installed when we may, else said in one line.
+define apt_install
+	@command -v $(1) >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "asdic: installing the Debian package $(2), for $(3)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	  else echo "asdic: $(3) needs the Debian package $(2); its tests are skipped"; fi; }
+endef
 PARTS := cli contract device firmware_bridge fleet quantization training
 
-.PHONY: demo test lint types contracts tests docs clean
+.PHONY: demo test lint types contracts tests docs clean debian
 
 demo: $(VENV)/.demo
 	@$(BIN)/asdic demo --out demo
@@ -27,7 +36,10 @@ types: $(VENV)/.dev
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-tests: $(VENV)/.dev
+debian:
+	$(call apt_install,chromium,chromium,the browser)
+
+tests: $(VENV)/.dev debian
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 docs: $(VENV)/.dev
