@@ -95,8 +95,9 @@ class GoldenSet(msgspec.Struct, frozen=True, kw_only=True):
     """What the device must reproduce before the model goes live.
 
     ``file`` is an .npz with, for sample i, ``input_<i>`` (the image or array as it comes in; with
-    several inputs ``input_<i>_<tensor>``), ``reference_<i>`` (its mask or class number) and, for the first ``recorded`` samples,
-    ``output_<i>_<tensor>`` as float32: what this very file answered on ``recorded_on``.
+    several inputs ``input_<i>_<tensor>``), ``reference_<i>`` (its mask or class number) and, for
+    the first ``recorded`` samples, ``output_<i>_<tensor>`` as float32: what this very file
+    answered on ``recorded_on``.
     On the device each output may differ by ``tolerance`` at most (0: equal bit for bit), and the
     mean of ``metric`` (in points, 0 to 100) over all ``labelled`` samples must reach ``limit``.
     A loss below ``detectable_loss`` points cannot be told from chance with so few samples.

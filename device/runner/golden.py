@@ -138,7 +138,7 @@ def write_golden(path: Path, samples: Iterable[GoldenSample]) -> FileRef:
     if any(array.dtype.hasobject for array in members.values()):
         raise DataError("a golden set holds arrays of numbers, not of Python objects")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **members)
+    np.savez_compressed(buffer, **members)  # type: ignore[arg-type]  # its newer flag is no array
     write_file(path, buffer.getvalue())
     return FileRef(name=path.name, digest=sha256_of(path), size_bytes=path.stat().st_size)
 
@@ -204,10 +204,10 @@ def detectable_loss(
         raise DataError(f"{values.size} labelled samples cannot show a loss; give at least two")
     spread = float(values.std(ddof=1))
     if spread == 0.0:
-        return 100.0 * (1.0 - alpha ** (1.0 / values.size))
+        return 100.0 * (1.0 - float(alpha ** (1.0 / values.size)))
     normal = statistics.NormalDist()
-    quantiles: float = normal.inv_cdf(1.0 - alpha) + normal.inv_cdf(power)
-    return quantiles * spread / math.sqrt(values.size)
+    quantiles = normal.inv_cdf(1.0 - alpha) + normal.inv_cdf(power)
+    return float(quantiles * spread / math.sqrt(values.size))
 
 
 def _place(runner: Runner) -> str:
