@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -235,7 +235,7 @@ def _with_splits(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
         return samples
     several = len({sample.group for sample in undecided}) > 1
     key: Callable[[Sample], str] = (lambda one: one.group) if several else (lambda one: one.name)
-    chosen = _calib_keys({key(sample) for sample in undecided})
+    chosen = hashed_share((key(sample) for sample in undecided), _CALIB_SHARE)
     return tuple(
         replace(sample, split="calib" if key(sample) in chosen else "train")
         if not sample.split
@@ -244,12 +244,16 @@ def _with_splits(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
     )
 
 
-def _calib_keys(keys: set[str]) -> set[str]:
-    """Return about a third of ``keys``, at least one, and not all if there are several."""
-    by_hash = sorted((_hash(key), key) for key in keys)
-    count = sum(value < _CALIB_SHARE for value, _ in by_hash)
+def hashed_share(keys: Iterable[str], share: float, *, salt: str = "") -> frozenset[str]:
+    """Return about ``share`` of ``keys``, at least one, and not all if there are several.
+
+    Whether a key is chosen depends on its hash with ``salt`` alone, except where that would
+    choose none or all.
+    """
+    by_hash = sorted((_hash(salt + key), key) for key in set(keys))
+    count = sum(value < share for value, _ in by_hash)
     count = min(max(count, 1), max(len(by_hash) - 1, 1))
-    return {key for _, key in by_hash[:count]}
+    return frozenset(key for _, key in by_hash[:count])
 
 
 def _hash(key: str) -> float:
@@ -285,12 +289,3 @@ def _as_grey_or_rgb(pixels: Pixels) -> Pixels:
             return np.ascontiguousarray(pixels[:, :, 0])
         case _:  # BGR, perhaps with alpha
             return np.ascontiguousarray(pixels[:, :, 2::-1])
-
-
-def groups_of(samples: Sequence[Sample]) -> Iterator[tuple[str, tuple[Sample, ...]]]:
-    """Yield each group with its samples, in the order in which the groups first appear."""
-    members: dict[str, list[Sample]] = {}
-    for sample in samples:
-        members.setdefault(sample.group, []).append(sample)
-    for name, group in members.items():
-        yield name, tuple(group)

@@ -57,15 +57,16 @@ def small_unet(*, size: tuple[int, int] | None = None) -> UNet:
         size: Height and width that it will be used with, to be checked.
 
     Raises:
-        ConfigError: A side is not a multiple of the network's stride.
+        ConfigError: A side is too small, or not a multiple of the network's stride.
     """
     network = UNet()
-    if size is not None and (
-        min(size) < network.stride or any(side % network.stride for side in size)
-    ):
+    fits = size is None or (
+        min(size) >= 2 * network.stride and not any(side % network.stride for side in size)
+    )
+    if not fits:
         raise ConfigError(
-            f"an input of {size[0]}x{size[1]} does not fit; both sides must be multiples of "
-            f"{network.stride}"
+            f"an input of {size} pixels does not fit the network; both sides must be multiples of "
+            f"{network.stride}, at least {2 * network.stride}"
         )
     return network
 

@@ -136,11 +136,13 @@ def envelope(rng: Generator, tissue: Tissue, scanner: Scanner) -> Field:
     It is sampled once a pixel, not averaged, so that its statistics stay those of speckle.
     """
     echo_db = np.repeat(tissue.echo_db, OVERSAMPLING, axis=0)
-    depth_mm = np.arange(len(echo_db), dtype=np.float32)[:, None] * (PIXEL_MM / OVERSAMPLING)
+    depth_mm = np.arange(len(echo_db), dtype=np.float32)[:, None] * np.float32(
+        PIXEL_MM / OVERSAMPLING
+    )
     scatterers = _white(rng, echo_db.shape) * _amplitude(echo_db)
     echo = _blur_across(scatterers, depth_mm, scanner.focus_mm)
     echo *= _amplitude(np.repeat(_loss_db(tissue.attenuation), OVERSAMPLING, axis=0))
-    compensation_db = 2 * COMPENSATED * CARRIER_MHZ * depth_mm / 10
+    compensation_db = np.float32(2 * COMPENSATED * CARRIER_MHZ / 10) * depth_mm
     echo += _white(rng, echo.shape) * _amplitude(scanner.noise_db + compensation_db)
     signal = fftconvolve(echo, _pulse()[:, None], mode="same", axes=0)
     detected = np.abs(hilbert(signal, N=scipy.fft.next_fast_len(len(signal)), axis=0))
@@ -160,7 +162,7 @@ def _white(rng: Generator, shape: tuple[int, ...]) -> Field:
 
 
 def _amplitude(level_db: Field) -> Field:
-    return np.power(10, level_db / 20, dtype=np.float32)
+    return np.asarray(np.power(10, level_db / 20), np.float32)
 
 
 def _loss_db(attenuation: Field) -> Field:

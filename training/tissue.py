@@ -136,7 +136,7 @@ def blob(
     border = np.ones(size)
     for harmonic, (amplitude, phase) in enumerate(wobble, start=2):
         border += amplitude * np.cos(harmonic * angle + phase)
-    return np.hypot(u, v) < border
+    return np.asarray(np.hypot(u, v) < border)
 
 
 def _draw_lesion(rng: Generator, size: tuple[int, int], kind: LesionKind) -> NDArray[np.bool_]:
@@ -173,7 +173,7 @@ def _draw_layers(rng: Generator, size: tuple[int, int]) -> tuple[Field, Field]:
 def _waves(rng: Generator, size: tuple[int, int]) -> Field:
     """Return how far a border between layers leaves its depth, in pixels, (W,)."""
     noise = gaussian_filter1d(rng.standard_normal(size[1]), size[1] / 8, mode="wrap")
-    return (noise / (noise.std() + 1e-9) * 0.02 * size[0]).astype(np.float32)
+    return np.asarray(noise / noise.std() * 0.02 * size[0], np.float32)
 
 
 def _add_texture(rng: Generator, echo_db: Field) -> None:
