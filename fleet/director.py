@@ -7,10 +7,10 @@ are kept on disk, together with the offer that stands.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from tuf.api.metadata import Metadata, Root
 
@@ -18,10 +18,13 @@ from asdic.contract.errors import ReleaseError
 from asdic.contract.files import canonical_json, write_file
 from asdic.contract.messages import check_device_id
 from asdic.contract.release import Layout, Release
-from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer
+from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
 from asdic.fleet.keys import KeyFolder
 from asdic.fleet.metadata import Lifetimes, MetadataFolder, RootChain, Signers, utc_now
 from asdic.fleet.signing import SignedReleases
+
+_STANDING: Final = "offer.json"
+_IMAGE_ROOT: Final = "image-root.json"
 
 
 class Director:
@@ -59,6 +62,8 @@ class Director:
         """
         manifest = layout.manifest(release, target)
         image = SignedReleases(layout.folder)
+        if image.exists():
+            self.image_root(layout.folder)
         now = self._clock()
         entry = image.check(layout, release, target, now)
         metadata = MetadataFolder(self._device_folder(device))
@@ -71,17 +76,45 @@ class Director:
         )
         metadata.prune()
         digests = (release.variants[target].digest, manifest.config.digest)
-        return Offer(
+        offer = Offer(
             device=device,
             rollout=rollout,
             image=image.texts(),
             director={**self._roots.texts(), **metadata.texts()},
             documents={digest: layout.read_blob(digest).decode() for digest in digests},
         )
+        write_file(self._device_folder(device) / _STANDING, encode_offer(offer))
+        return offer
 
-    def forget(self, device: str) -> None:
-        """Remove a device's metadata; its next offer starts with version 1, for a new device."""
-        shutil.rmtree(self._device_folder(device), ignore_errors=True)
+    def standing(self, device: str) -> Offer | None:
+        """Return the offer that the device was given and that was not withdrawn."""
+        path = self._device_folder(device) / _STANDING
+        return parse_offer(path.read_bytes()) if path.is_file() else None
+
+    def withdraw(self, device: str, rollout: str) -> bool:
+        """Withdraw the device's standing offer if it is of ``rollout``; return whether it was."""
+        offer = self.standing(device)
+        if offer is None or offer.rollout != rollout:
+            return False
+        (self._device_folder(device) / _STANDING).unlink()
+        return True
+
+    def image_root(self, releases: Path) -> str:
+        """Return the first root of the releases' author, which this fleet trusts from now on.
+
+        Raises:
+            ReleaseError: Nothing was signed yet, or the releases are another author's.
+        """
+        found = SignedReleases(releases).first_root()
+        path = self.folder / _IMAGE_ROOT
+        if not path.exists():
+            write_file(path, found.encode())
+        if path.read_text() != found:
+            raise ReleaseError(
+                f"{releases} is signed by another author than the one that this fleet trusts "
+                f"(their root differs from {path})"
+            )
+        return found
 
     def _root(self) -> Metadata[Root]:
         return self._roots.prepare(self._keys, self._clock())
@@ -103,8 +136,3 @@ def encode_offer(offer: Offer) -> bytes:
             "travel; start a new release folder"
         )
     return data
-
-
-def write_offer(path: Path, offer: Offer) -> None:
-    """Write ``offer`` to a file, for a stick or a device that fetches over HTTP."""
-    write_file(path, encode_offer(offer))

@@ -1,0 +1,123 @@
+"""The MQTT broker: embedded by default, somebody else's on request.
+
+The embedded one listens on loopback and forgets everything when it ends; its port is remembered,
+because enrolled devices know it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from asdic.contract.errors import ConfigError, LinkError, MissingPackageError
+from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
+
+BROKER_FILE: Final = "broker.json"
+MAX_PAYLOAD_BYTES: Final = 1 << 20
+_LOOPBACK: Final = "127.0.0.1"
+_CONNECT_S: Final = 5.0
+_PORT_FREE_S: Final = 5.0
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Return the address in ``host:port``.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigError(f"{text!r} is not a broker's address; write it like 192.0.2.7:1883")
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+@contextmanager
+def open_broker(state: Path, external: Address | None) -> Iterator[Address]:
+    """Yield the address of a broker that answers: an embedded one, or ``external``.
+
+    Raises:
+        LinkError: The external broker cannot be reached, or the remembered port is taken.
+    """
+    if external is None:
+        with _embedded(state) as address:
+            yield address
+    else:
+        check_reachable(external)
+        yield external
+
+
+def check_reachable(address: Address) -> None:
+    """Check that something listens at ``address``.
+
+    Raises:
+        LinkError: It does not answer.
+    """
+    try:
+        socket.create_connection((address.host, address.port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise LinkError(f"no broker at {address}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _embedded(state: Path) -> Iterator[Address]:
+    try:
+        from iotcore import Broker
+    except ImportError as error:
+        raise MissingPackageError("iotcore", "fleet") from error
+    address = _remembered(state)
+    _wait_until_free(address)
+    broker = Broker(port=address.port, listen=address.host, max_payload_size=MAX_PAYLOAD_BYTES)
+    try:
+        broker.start()
+    except (OSError, RuntimeError) as error:
+        raise LinkError(f"the embedded broker does not start on {address}: {error}") from error
+    try:
+        yield address
+    finally:
+        broker.stop()
+
+
+def _remembered(state: Path) -> Address:
+    path = state / BROKER_FILE
+    if path.exists():
+        return parse_json(read_bounded(path, 4096), Address, what=str(path))
+    with socket.create_server((_LOOPBACK, 0)) as server:
+        address = Address(host=_LOOPBACK, port=server.getsockname()[1])
+    write_file(path, canonical_json(address))
+    return address
+
+
+def _wait_until_free(address: Address) -> None:
+    """Wait for the broker of a manager that has just died to let go of the port."""
+    deadline = time.monotonic() + _PORT_FREE_S
+    while not _is_free(address):
+        if time.monotonic() > deadline:
+            raise LinkError(
+                f"{address}, the broker's address that the devices know, is taken; "
+                "is another `asdic serve` running on this state folder?"
+            )
+        time.sleep(0.1)
+
+
+def _is_free(address: Address) -> bool:
+    try:
+        socket.create_server((address.host, address.port)).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""What the manager remembers: the tables, and the one way to them.
+
+SQLite in WAL mode for one machine; nothing here is SQLite's own beside the two pragmas, so that
+PostgreSQL can take its place. Every write can be repeated without harm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from asdic.contract.errors import ConfigError
+
+SCHEMA_VERSION: Final = 1
+METADATA: Final = MetaData()
+
+schema = Table("schema", METADATA, Column("version", Integer, primary_key=True))
+
+tokens = Table(
+    "tokens",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("secret", String(64), nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("used_by", String(63)),
+)
+
+devices = Table(
+    "devices",
+    METADATA,
+    Column("id", String(63), primary_key=True),
+    Column("public_key", String(64), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("enrolled_s", Float, nullable=False),
+    Column("report_number", Integer, nullable=False, default=0),
+    Column("report", Text),
+    Column("loaded_version", String(64)),
+    Column("loaded_manifest", String(71)),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("seen_s", Float),
+    Column("refused_messages", Integer, nullable=False, default=0),
+)
+
+reports = Table(
+    "reports",
+    METADATA,
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("received_s", Float, nullable=False),
+    Column("envelope", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    METADATA,
+    Column("position", Integer, primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("version", String(64), nullable=False),
+    Column("state", String(32), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("salt", String(32), nullable=False),
+    Column("selection", Text, nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Column("stages", JSON, nullable=False),
+    Column("unsupported", JSON, nullable=False),
+)
+
+rollout_devices = Table(
+    "rollout_devices",
+    METADATA,
+    Column("rollout", ForeignKey("rollouts.id"), primary_key=True),
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("manifest", String(71), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("refusal", JSON),
+    Column("offered_s", Float),
+)
+
+events = Table(
+    "events",
+    METADATA,
+    Column("position", Integer, primary_key=True),
+    Column("rollout", ForeignKey("rollouts.id"), nullable=False, index=True),
+    Column("time_s", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
+
+def open_database(path: Path) -> Engine:
+    """Return the database in the file at ``path``, made if there is none.
+
+    Raises:
+        ConfigError: The file is no database of ours, or one of another schema version.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", _configure_sqlite)
+    try:
+        with engine.begin() as connection:
+            METADATA.create_all(connection)
+            _check_schema(connection, path)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise ConfigError(f"{path} is not a usable database: {error}") from error
+    except ConfigError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def upsert(
+    connection: Connection, table: Table, keys: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """Make the row of ``table`` that ``keys`` names hold ``values``."""
+    condition = [table.c[name] == value for name, value in keys.items()]
+    changed = connection.execute(update(table).where(*condition).values(**values))
+    if changed.rowcount == 0:
+        connection.execute(insert(table).values(**keys, **values))
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _check_schema(connection: Connection, path: Path) -> None:
+    version = connection.execute(select(schema.c.version)).scalar()
+    if version is None:
+        connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema version {version}, this asdic reads {SCHEMA_VERSION}; "
+            "use the asdic that made it, or another state folder"
+        )

@@ -1,0 +1,409 @@
+"""The fleet manager: inventory, director, rollouts and transfer around one loop.
+
+All that matters is in the database and the director's folder before it has an effect, so a
+manager that was killed goes on where it stood: it publishes again what an embedded broker forgot.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from asdic.contract.errors import AsdicError, ConfigError, ReleaseError
+from asdic.contract.files import canonical_json, parse_json
+from asdic.contract.messages import (
+    MISSING_TYPE,
+    PROGRESS_TYPE,
+    EnrolGrant,
+    EnrolReply,
+    EnrolRequest,
+    Missing,
+    Presence,
+    Progress,
+    offer_topic,
+)
+from asdic.contract.release import Layout, Release
+from asdic.contract.trust import Offer, proof_of
+from asdic.fleet.broker import Address
+from asdic.fleet.database import open_database
+from asdic.fleet.decision import Decisions, OfferRelease, RolloutEvent, WithdrawOffer
+from asdic.fleet.director import Director, encode_offer
+from asdic.fleet.inventory import Device, Inventory
+from asdic.fleet.link import Connected, MqttLink, Received
+from asdic.fleet.metadata import utc_now
+from asdic.fleet.records import Event, RolloutRecords
+from asdic.fleet.rollout import Rollout, advance, move
+from asdic.fleet.signing import SignedReleases, check_release
+from asdic.fleet.stage import MemberState, Policy, parse_steps, plan
+from asdic.fleet.transfer import Transfer, TransferLimits
+
+log: Final = logging.getLogger(__name__)
+DATABASE_FILE: Final = "fleet.db"
+DIRECTOR_FOLDER: Final = "director"
+_MESSAGES_A_TURN: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """Where the manager's files are, whom it accepts, and how it paces itself."""
+
+    state: Path
+    releases: Path
+    accept_simulated: bool = False
+    tick_s: float = 0.2
+    transfer: TransferLimits = field(default_factory=TransferLimits)
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to bring a release to devices."""
+
+    version: str
+    selection: str = "all"
+    stages: str = "100%"
+    policy: Policy = Policy()
+
+
+class Fleet:
+    """A running fleet. Its methods may be called from any thread."""
+
+    def __init__(self, config: FleetConfig, broker: Address) -> None:
+        self.config = config
+        self.broker = broker
+        self._engine = open_database(config.state / DATABASE_FILE)
+        self.inventory = Inventory(self._engine, accept_simulated=config.accept_simulated)
+        self.records = RolloutRecords(self._engine)
+        self.director = Director(config.state / DIRECTOR_FOLDER)
+        self._link = MqttLink(broker)
+        self.transfer = Transfer(self._blob_path, self._link, config.transfer)
+        self._reports = self.inventory.reports()
+        self._watched = {one.id: one for one in self.records.all() if one.is_watched}
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Connect to the broker and start the loop.
+
+        Raises:
+            LinkError: The broker does not answer.
+        """
+        self._link.open()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the loop and close everything; what is durable stays."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._link.close()
+        self.transfer.close()
+        self._engine.dispose()
+
+    def enrol(self, request: EnrolRequest) -> EnrolReply:
+        """Take a device into the fleet and return what it needs, proven by the claim's secret.
+
+        Raises:
+            ReleaseError: The claim is not good, or no release was signed yet.
+            ConfigError: The device is not welcome.
+        """
+        with self._lock:
+            image_root = self.director.image_root(self.config.releases)
+            body, secret = self.inventory.enrol(request, time.time())
+            grant = EnrolGrant(
+                device=body.device,
+                image_root=image_root,
+                director_root=self.director.first_root(),
+                broker_host=self.broker.host,
+                broker_port=self.broker.port,
+            )
+        text = canonical_json(grant)
+        return EnrolReply(body=text.decode(), proof=proof_of(secret.encode(), text))
+
+    def push(self, push: Push) -> Rollout:
+        """Start a rollout; one that is still open for any of its devices is superseded.
+
+        Raises:
+            ConfigError: The release or a device is unknown, or the stages make no sense.
+            ReleaseError: The release is not signed, is damaged, or fits no selected device.
+        """
+        steps = parse_steps(push.stages)
+        with self._lock:
+            layout = Layout.open(self.config.releases)
+            release = layout.release(push.version)
+            chosen = self.inventory.select(push.selection)
+            manifests = self._offerable(layout, release, chosen)
+            salt = secrets.token_hex(8)
+            stages, members, unsupported = plan(
+                {device.id: device.target for device in chosen}, manifests, steps=steps, salt=salt
+            )
+            rollout = Rollout(
+                id=f"{push.version}-{secrets.token_hex(4)}",
+                version=push.version,
+                salt=salt,
+                selection=push.selection,
+                created_s=time.time(),
+                stages=stages,
+                members=members,
+                unsupported=unsupported,
+                policy=push.policy,
+            )
+            self._supersede(rollout)
+            self._apply(*move(rollout, RolloutEvent.START, reason="", now=time.time()))
+            self._advance(rollout.id)
+            return self.records.get(rollout.id)
+
+    def roll_back(self, version: str | None = None) -> Rollout:
+        """Bring the devices of the newest effective rollout back to a release that finished.
+
+        Raises:
+            ConfigError: No other release finished before.
+        """
+        with self._lock:
+            history = self.records.all()
+            current = next((one for one in history if _has_effect(one)), None)
+            selection = current.selection if current else "all"
+            wanted = version or _finished_before(history, current)
+            count = len(self.inventory.select(selection))
+            return self.push(
+                Push(
+                    version=wanted, selection=selection, policy=Policy(failure_limit=max(count, 1))
+                )
+            )
+
+    def order(self, rollout_id: str, event: RolloutEvent, reason: str) -> Rollout:
+        """Pause, resume or cancel a rollout on a person's word.
+
+        Raises:
+            ConfigError: There is no such rollout, or it cannot do that now.
+        """
+        with self._lock:
+            rollout = self.records.get(rollout_id)
+            self._apply(*move(rollout, event, reason=reason, now=time.time()))
+            if event is RolloutEvent.RESUME:
+                self._offer_again(self.records.get(rollout_id))
+                self._advance(rollout_id)
+            return self.records.get(rollout_id)
+
+    def export(self, version: str, selection: str) -> dict[str, bytes]:
+        """Return an offer for each selected device that the release has a variant for.
+
+        The device takes the newest decision: an offer that waits for it on the broker is signed
+        again afterwards.
+
+        Raises:
+            ConfigError: The release or a device is unknown.
+            ReleaseError: The release is not signed, or fits no selected device.
+        """
+        with self._lock:
+            layout = Layout.open(self.config.releases)
+            release = layout.release(version)
+            chosen = self.inventory.select(selection)
+            self._offerable(layout, release, chosen)
+            return {
+                device.id: encode_offer(self._exported(layout, release, device))
+                for device in chosen
+                if device.target in release.variants
+            }
+
+    def events(self, rollout_id: str) -> tuple[Event, ...]:
+        """Return what happened in a rollout."""
+        return self.records.events(rollout_id)
+
+    def _exported(self, layout: Layout, release: Release, device: Device) -> Offer:
+        standing = self.director.standing(device.id)
+        offer = self.director.offer_for(
+            device=device.id,
+            target=device.target,
+            release=release,
+            layout=layout,
+            rollout=f"export-{release.version}",
+        )
+        self.director.withdraw(device.id, offer.rollout)
+        if standing is not None:
+            rollout = self.records.get(standing.rollout)
+            self._offer(rollout, device.id)
+        return offer
+
+    def _offerable(
+        self, layout: Layout, release: Release, chosen: tuple[Device, ...]
+    ) -> Mapping[str, str]:
+        targets = {device.target for device in chosen} & set(release.variants)
+        if not targets:
+            wanted = ", ".join(sorted({device.target for device in chosen}))
+            raise ReleaseError(
+                f"release {release.version} has no variant for any selected device ({wanted})"
+            )
+        signed = SignedReleases(layout.folder)
+        for target in targets:
+            signed.check(layout, release, target, utc_now())
+        self.director.image_root(layout.folder)
+        check_release(layout, release)
+        return {target: release.variants[target].digest for target in targets}
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._take_messages()
+                self._turn()
+        except BaseException as error:
+            self.failure = error
+            log.exception("the fleet manager stopped")
+            self.on_failure()
+
+    def _turn(self) -> None:
+        with self._lock:
+            for rollout_id in tuple(self._watched):
+                self._advance(rollout_id)
+            self.transfer.pump(time.monotonic())
+
+    def _take_messages(self) -> None:
+        """Handle what has come in; wait for the first message one tick at most."""
+        timeout = self.config.tick_s
+        for _ in range(_MESSAGES_A_TURN):
+            try:
+                message = (
+                    self._link.inbox.get(timeout=timeout)
+                    if timeout
+                    else (self._link.inbox.get_nowait())
+                )
+            except queue.Empty:
+                return
+            timeout = 0.0
+            with self._lock:
+                self._handle(message)
+
+    def _handle(self, message: Received | Connected) -> None:
+        if isinstance(message, Connected):
+            self._publish_standing()
+            return
+        try:
+            _CHANNELS[message.channel](self, message.device, message.payload)
+        except AsdicError as error:
+            log.warning("%s of %s: %s", message.channel, message.device, error)
+
+    def _on_report(self, device: str, payload: bytes) -> None:
+        report = self.inventory.accept_report(device, payload, time.time())
+        if report is not None:
+            self._reports[device] = report
+
+    def _on_presence(self, device: str, payload: bytes) -> None:
+        presence = parse_json(payload, Presence, what="the presence")
+        self.inventory.set_online(device, presence.online, time.time())
+
+    def _on_progress(self, device: str, payload: bytes) -> None:
+        progress = self.inventory.open_message(device, payload, PROGRESS_TYPE, Progress)
+        if progress is not None:
+            self.transfer.on_progress(device, progress, time.monotonic())
+
+    def _on_missing(self, device: str, payload: bytes) -> None:
+        missing = self.inventory.open_message(device, payload, MISSING_TYPE, Missing)
+        if missing is not None:
+            self.transfer.on_missing(device, missing, time.monotonic())
+
+    def _advance(self, rollout_id: str) -> None:
+        rollout = self._watched.get(rollout_id)
+        if rollout is None:
+            return
+        following, decisions = advance(rollout, self._reports, time.time())
+        if following != rollout:
+            self._apply(following, decisions)
+
+    def _apply(self, rollout: Rollout, decisions: Decisions) -> None:
+        """Store what was decided, then do it."""
+        self.records.save(rollout, decisions, time.time())
+        if rollout.is_watched:
+            self._watched[rollout.id] = rollout
+        else:
+            self._watched.pop(rollout.id, None)
+        try:
+            for decision in decisions:
+                match decision:
+                    case OfferRelease(device=device):
+                        self._offer(rollout, device)
+                    case WithdrawOffer(device=device):
+                        self._withdraw(rollout, device)
+                    case _:
+                        pass
+        except ReleaseError as error:
+            self._apply(*move(rollout, RolloutEvent.PAUSE, reason=str(error), now=time.time()))
+
+    def _offer(self, rollout: Rollout, device: str) -> None:
+        layout = Layout.open(self.config.releases)
+        target = next(one.target for one in rollout.members if one.device == device)
+        offer = self.director.offer_for(
+            device=device,
+            target=target,
+            release=layout.release(rollout.version),
+            layout=layout,
+            rollout=rollout.id,
+        )
+        self._link.publish(offer_topic(device), encode_offer(offer), retain=True)
+
+    def _withdraw(self, rollout: Rollout, device: str) -> None:
+        if self.director.withdraw(device, rollout.id):
+            self.transfer.leave(device)
+            self._link.publish(offer_topic(device), b"", retain=True)
+
+    def _offer_again(self, rollout: Rollout) -> None:
+        """Issue what was decided and never signed, as after a crash or an expired timestamp."""
+        for member in rollout.members:
+            if member.state is not MemberState.OFFERED:
+                continue
+            standing = self.director.standing(member.device)
+            if standing is None or standing.rollout != rollout.id:
+                self._offer(rollout, member.device)
+
+    def _publish_standing(self) -> None:
+        """Bring the retained offers of a broker that may have forgotten them up to date."""
+        for rollout in tuple(self._watched.values()):
+            if rollout.is_open:
+                self._offer_again(rollout)
+        for device in self.inventory.all():
+            offer = self.director.standing(device.id)
+            payload = encode_offer(offer) if offer else b""
+            self._link.publish(offer_topic(device.id), payload, retain=True)
+
+    def _supersede(self, newer: Rollout) -> None:
+        devices = {member.device for member in newer.members}
+        for rollout in tuple(self._watched.values()):
+            if rollout.is_open and devices & {member.device for member in rollout.members}:
+                reason = f"superseded by {newer.id}"
+                event = RolloutEvent.SUPERSEDE
+                self._apply(*move(rollout, event, reason=reason, now=time.time()))
+
+    def _blob_path(self, digest: str) -> Path:
+        return Layout.open(self.config.releases).blob_path(digest)
+
+
+_CHANNELS: Final[Mapping[str, Callable[[Fleet, str, bytes], None]]] = MappingProxyType(
+    {
+        "reported": Fleet._on_report,
+        "presence": Fleet._on_presence,
+        "progress": Fleet._on_progress,
+        "missing": Fleet._on_missing,
+    }
+)
+
+
+def _has_effect(rollout: Rollout) -> bool:
+    return rollout.count(MemberState.COMMITTED) + rollout.count(MemberState.UPDATING) > 0
+
+
+def _finished_before(history: tuple[Rollout, ...], current: Rollout | None) -> str:
+    older = history[history.index(current) + 1 :] if current else ()
+    for rollout in older:
+        if current and rollout.state.value == "finished" and rollout.version != current.version:
+            return rollout.version
+    raise ConfigError("no other release finished before; say which one with --to VERSION")
