@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,7 @@ class Oracle:
         return sum(
             _numbers(after) < _numbers(before)
             and ordered.get(after.rollout or "") != _version(after)
-            for before, after in zip(loaded, loaded[1:], strict=False)
+            for before, after in itertools.pairwise(loaded)
         )
 
     def _runs(self, box: str, report: Report) -> str | None:
@@ -119,8 +120,8 @@ def _reports(database: Path) -> dict[str, list[Report]]:
     reports: dict[str, list[Report]] = {}
     with _rows(
         database,
-        "select r.device, d.public_key, r.envelope from reports r join devices d on d.id = r.device "
-        "order by r.device, r.number",
+        "select r.device, d.public_key, r.envelope from reports r "
+        "join devices d on d.id = r.device order by r.device, r.number",
     ) as rows:
         for device, key, envelope in rows:
             payload = open_envelope(envelope.encode(), REPORT_TYPE, key)
