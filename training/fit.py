@@ -30,8 +30,11 @@ from asdic.training.data import Dataset, Sample, hashed_share
 from asdic.training.export import read_weights
 from asdic.training.models import UNet, small_unet
 
-BATCH: Final = 16
+BATCH: Final = 8
 LEARNING_RATE: Final = 4e-3
+RESUMED_RATE: Final = 0.3
+"""What a network that has learnt already gets of the learning rate, not to lose its place."""
+
 WEIGHT_DECAY: Final = 1e-3
 WARM_UP: Final = 0.1
 HELD_BACK: Final = 0.15
@@ -107,6 +110,7 @@ def fit(
         load_batch(learnt, rule),
         load_batch(held, rule),
         epochs=total,
+        rate=LEARNING_RATE * (1 if initial is None else RESUMED_RATE),
         seed=seed,
     )
     history: list[Epoch] = []
@@ -130,7 +134,7 @@ class _Fitting:
     """A network on its way: optimizer, learning rate, and the best weights so far."""
 
     def __init__(
-        self, network: UNet, learnt: Batch, held: Batch, *, epochs: int, seed: int
+        self, network: UNet, learnt: Batch, held: Batch, *, epochs: int, rate: float, seed: int
     ) -> None:
         self._network = network
         self._device = next(network.parameters()).device
@@ -138,7 +142,7 @@ class _Fitting:
         self._held = held
         self._generator = torch.Generator().manual_seed(seed)
         steps = epochs * math.ceil(len(learnt) / BATCH)
-        self._optimizer = AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self._optimizer = AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
         self._schedule = LambdaLR(self._optimizer, lambda step: _rate(step / steps))
         self._best_dice = -1.0
         self._best_weights: dict[str, Tensor] = {}

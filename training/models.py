@@ -18,6 +18,8 @@ from asdic.contract.errors import ConfigError
 WIDTHS: Final = (8, 16, 24, 32, 48)
 """Channels from the full resolution down to a sixteenth of it; about 120,000 parameters."""
 
+BACKGROUND_LOGIT: Final = -2.5
+
 
 class UNet(nn.Module):
     """A U-Net (Ronneberger et al., MICCAI 2015) without transposed convolutions.
@@ -36,6 +38,8 @@ class UNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
         self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
+        # Most pixels are background: beginning there saves the first epochs.
+        self.head.bias = nn.Parameter(torch.tensor([BACKGROUND_LOGIT]))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of ``image``."""
