@@ -314,15 +314,41 @@ class Layout:
             if self.release(version) == self._release(version, data):
                 return self.release(version)
             raise ConfigError(f"release {version} exists with other variants; choose a new version")
-        digest = self.add_bytes(data)
+        self._name_release(version, data)
+        return self._release(version, data)
+
+    def copy_release(self, version: str, destination: Layout) -> int:
+        """Copy one release to another layout and return the bytes of its blobs.
+
+        Raises:
+            ConfigError: There is no such release here, or another one of that version there.
+            DigestError: A blob is missing or damaged; the release is not named there then.
+        """
+        release = self.release(version)
+        sizes: dict[str, int] = {}
+        for target, descriptor in release.variants.items():
+            destination.add_bytes(self.read_blob(descriptor.digest))
+            for blob in self.manifest(release, target).blobs:
+                path = self.blob_path(blob.digest)
+                check_digest(path, digest=blob.digest, size_bytes=blob.size)
+                destination.add_file(path)
+                sizes[blob.digest] = blob.size
+        if version not in destination.versions():
+            entry = next(e for e in self._index().manifests if e.annotations[REF_NAME] == version)
+            destination._name_release(version, self.read_blob(entry.digest))
+        elif destination.release(version) != release:
+            raise ConfigError(f"{destination.folder} holds another release {version}")
+        return sum(sizes.values())
+
+    def _name_release(self, version: str, index: bytes) -> None:
+        digest = self.add_bytes(index)
         entry = Descriptor(
-            media_type=INDEX_TYPE, digest=digest, size=len(data), annotations={REF_NAME: version}
+            media_type=INDEX_TYPE, digest=digest, size=len(index), annotations={REF_NAME: version}
         )
         write_file(
             self.folder / "index.json",
             canonical_json(Index(manifests=(*self._index().manifests, entry))),
         )
-        return self._release(version, data)
 
     def _add_variant(self, version: str, folder: Path) -> Descriptor:
         variant = read_variant(folder)

@@ -1,0 +1,63 @@
+"""``asdic serve``: the fleet manager with its broker and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from asdic.contract.errors import MissingPackageError
+
+
+@click.command()
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=Path("fleet"),
+    envvar="ASDIC_FLEET",
+    show_default=True,
+    help="State folder: database, director's keys, access token.",
+)
+@click.option(
+    "--releases",
+    type=click.Path(path_type=Path),
+    default=Path("releases"),
+    show_default=True,
+    help="Release folder, as `asdic pack` and `asdic sign` make it.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8470,
+    show_default=True,
+    help="Port of the page on 127.0.0.1; 0 takes a free one.",
+)
+@click.option("--broker", metavar="HOST:PORT", help="Use this MQTT broker, not an embedded one.")
+@click.option("--accept-simulated", is_flag=True, help="Take devices that simulate their target.")
+def serve(
+    state: Path, releases: Path, port: int, broker: str | None, accept_simulated: bool
+) -> None:
+    """Run the fleet manager until it is interrupted.
+
+    Everything that matters is in the state folder: stop it, start it again, and it goes on.
+
+    \b
+    Examples:
+      asdic serve --state fleet/ --releases releases/
+      asdic serve --state fleet/ --port 0 --broker 192.0.2.7:1883
+    """
+    try:
+        from asdic.fleet.broker import parse_address
+        from asdic.fleet.manager import FleetConfig
+        from asdic.fleet.server import running, wait_for_signal
+    except ImportError as error:
+        raise MissingPackageError(error.name or "a package of the server", "fleet") from error
+
+    external = parse_address(broker) if broker else None
+    config = FleetConfig(state=state, releases=releases, accept_simulated=accept_simulated)
+    with running(config, port=port, external=external) as (serving, fleet):
+        click.echo(f"fleet page   {serving.url}/")
+        click.echo(f"MQTT broker  {serving.broker}")
+        click.echo(f"enrol a box  asdic token --fleet {state}, then on the box: asdic-agent enrol")
+        wait_for_signal(fleet)
+    click.echo("stopped")
