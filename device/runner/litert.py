@@ -22,11 +22,12 @@ from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
 from asdic.device.runner.engine import refuse_other_devices
 
-# module -> distribution; the second is all that there is for 32-bit ARM.
+# module -> distribution, and what goes before its version. The second is all that there is for
+# 32-bit ARM; it is older than any LiteRT though its number, 2.14, is higher than LiteRT's 2.3.
 _LIBRARIES: Final = MappingProxyType(
     {
-        "ai_edge_litert.interpreter": "ai-edge-litert",
-        "tflite_runtime.interpreter": "tflite-runtime",
+        "ai_edge_litert.interpreter": ("ai-edge-litert", ""),
+        "tflite_runtime.interpreter": ("tflite-runtime", "tflite-runtime "),
     }
 )
 
@@ -111,12 +112,12 @@ class _Tensor:
 
 
 def _library() -> tuple[Callable[..., Any], str]:
-    for module, distribution in _LIBRARIES.items():
+    for module, (distribution, prefix) in _LIBRARIES.items():
         try:
             interpreter = importlib.import_module(module).Interpreter
         except ImportError:
             continue
-        return interpreter, importlib.metadata.version(distribution)
+        return interpreter, prefix + importlib.metadata.version(distribution)
     raise MissingPackageError("LiteRT", "litert")
 
 

@@ -230,8 +230,12 @@ def _check_version(engine: Engine, variant: Variant) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: ``2026.4.1-22982`` gives (2026, 4, 1)."""
-    return tuple(int(part) for part in re.split("[-+]", version)[0].split(".") if part.isdecimal())
+    """Return the leading numbers of a version: ``2026.4.1-22982`` gives (2026, 4, 1).
+
+    A version that starts with a name is older than any number, as (): see ``litert.py``.
+    """
+    leading = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return tuple(int(part) for part in leading[0].split(".")) if leading else ()
 
 
 def _check_rules(runner: Runner) -> None:

@@ -114,6 +114,15 @@ def test_named_tensors_go_in_and_out(variants):
     assert outputs["logits"][0, 0, 5, 5] == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_view_that_is_not_contiguous_is_read_as_it_looks(variants, target):
+    wide = np.arange(SIDE * SIDE * 2, dtype=np.float32).reshape(1, 1, SIDE, SIDE * 2) / 2048
+    view = wide[..., ::2].transpose(0, 1, 3, 2)
+    with open_tiny(variants, target) as runner:
+        expected = runner.infer({"image": np.ascontiguousarray(view)})["logits"]
+        np.testing.assert_array_equal(runner.infer({"image": view})["logits"], expected)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
