@@ -10,8 +10,9 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, TypeAlias
@@ -199,13 +200,24 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _check_files(folder: Path, samples: Sequence[Sample]) -> None:
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with _quiet_opencv(), ThreadPoolExecutor(max_workers=2) as pool:
         problems = [problem for problem in pool.map(_problem_of, samples) if problem]
     if problems:
         raise DataError(
             f"{len(problems)} of {len(samples)} samples in {folder} cannot be used: "
             f"{_some(problems, separator='; ')}"
         )
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own lines off stderr: what is wrong with a file is said once, by us."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _problem_of(sample: Sample) -> str | None:
