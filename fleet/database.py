@@ -6,6 +6,8 @@ PostgreSQL can take its place. Every write can be repeated without harm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +16,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    Engine,
     Float,
     ForeignKey,
     Integer,
@@ -114,26 +115,46 @@ events = Table(
 )
 
 
-def open_database(path: Path) -> Engine:
-    """Return the database in the file at ``path``, made if there is none.
+class Database:
+    """The open database. Reading never waits for writing; one transaction writes at a time."""
 
-    Raises:
-        ConfigError: The file is no database of ours, or one of another schema version.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}")
-    event.listen(engine, "connect", _configure_sqlite)
-    try:
-        with engine.begin() as connection:
-            METADATA.create_all(connection)
-            _check_schema(connection, path)
-    except SQLAlchemyError as error:
-        engine.dispose()
-        raise ConfigError(f"{path} is not a usable database: {error}") from error
-    except ConfigError:
-        engine.dispose()
-        raise
-    return engine
+    def __init__(self, path: Path) -> None:
+        """Open the file at ``path``, made if there is none.
+
+        Raises:
+            ConfigError: The file is no database of ours, or one of another schema version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        self._engine = create_engine(f"sqlite:///{path}")
+        event.listen(self._engine, "connect", _configure_sqlite)
+        event.listen(self._engine, "begin", _begin)
+        try:
+            with self.writing() as connection:
+                METADATA.create_all(connection)
+                _check_schema(connection, path)
+        except SQLAlchemyError as error:
+            self.close()
+            raise ConfigError(f"{path} is not a usable database: {error}") from error
+        except ConfigError:
+            self.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection that sees one state of the database."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection whose changes are stored together, or not at all."""
+        with self._engine.execution_options(asdic_writes=True).begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
 
 
 def upsert(
@@ -147,8 +168,15 @@ def upsert(
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=5000"):
+    connection.isolation_level = None  # _begin says how transactions begin, not the driver
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: Connection) -> None:
+    """Take the write lock at once: SQLite does not wait for it in the middle of a transaction."""
+    writes = connection.get_execution_options().get("asdic_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _check_schema(connection: Connection, path: Path) -> None:

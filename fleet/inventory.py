@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Engine, Row, insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from asdic.contract.errors import AsdicError, ConfigError, ReleaseError
 from asdic.contract.files import parse_json
@@ -23,7 +23,7 @@ from asdic.contract.messages import (
 )
 from asdic.contract.target import target_named
 from asdic.contract.trust import open_envelope, proof_of
-from asdic.fleet.database import devices, reports, tokens, upsert
+from asdic.fleet.database import Database, devices, reports, tokens, upsert
 
 log: Final = logging.getLogger(__name__)
 _PUBLIC_KEY: Final = re.compile(r"[0-9a-f]{64}")
@@ -49,14 +49,14 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 class Inventory:
     """The enrolled devices, in the database."""
 
-    def __init__(self, engine: Engine, *, accept_simulated: bool = False) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, *, accept_simulated: bool = False) -> None:
+        self._database = database
         self._accept_simulated = accept_simulated
 
     def new_token(self, now: float) -> str:
         """Return a claim ``<id>.<secret>`` that lets one device join."""
         identity, secret = secrets.token_hex(6), secrets.token_hex(24)
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(insert(tokens).values(id=identity, secret=secret, created_s=now))
         return f"{identity}.{secret}"
 
@@ -70,7 +70,7 @@ class Inventory:
             ReleaseError: The claim is unknown or used, the proof is wrong, or the id is taken.
             ConfigError: The body is not an enrolment, or the device is not welcome here.
         """
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             token = connection.execute(
                 select(tokens).where(tokens.c.id == request.token_id)
             ).first()
@@ -143,7 +143,7 @@ class Inventory:
 
     def all(self) -> tuple[Device, ...]:
         """Return all devices by name."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(select(devices).order_by(devices.c.id)).all()
         return tuple(_device(row) for row in rows)
 
@@ -196,7 +196,7 @@ class Inventory:
 
     def _store(self, report: Report, envelope: str, now: float) -> None:
         loaded = report.loaded
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             upsert(
                 connection,
                 reports,
@@ -217,11 +217,11 @@ class Inventory:
             )
 
     def _row(self, device_id: str) -> Row[Any] | None:
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             return connection.execute(select(devices).where(devices.c.id == device_id)).first()
 
     def _update(self, device_id: str, **values: Any) -> None:
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(update(devices).where(devices.c.id == device_id).values(**values))
 
     def _count_refused(self, device_id: str, error: AsdicError) -> None:

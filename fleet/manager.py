@@ -35,7 +35,7 @@ from asdic.contract.messages import (
 from asdic.contract.release import Layout, Release
 from asdic.contract.trust import Offer, proof_of
 from asdic.fleet.broker import Address
-from asdic.fleet.database import open_database
+from asdic.fleet.database import Database
 from asdic.fleet.decision import Decisions, OfferRelease, RolloutEvent, WithdrawOffer
 from asdic.fleet.director import Director, encode_offer
 from asdic.fleet.inventory import Device, Inventory
@@ -79,9 +79,9 @@ class Fleet:
     def __init__(self, config: FleetConfig, broker: Address) -> None:
         self.config = config
         self.broker = broker
-        self._engine = open_database(config.state / DATABASE_FILE)
-        self.inventory = Inventory(self._engine, accept_simulated=config.accept_simulated)
-        self.records = RolloutRecords(self._engine)
+        self._database = Database(config.state / DATABASE_FILE)
+        self.inventory = Inventory(self._database, accept_simulated=config.accept_simulated)
+        self.records = RolloutRecords(self._database)
         self.director = Director(config.state / DIRECTOR_FOLDER)
         self._link = MqttLink(broker)
         self.transfer = Transfer(self._blob_path, self._link, config.transfer)
@@ -109,7 +109,7 @@ class Fleet:
             self._thread.join()
         self._link.close()
         self.transfer.close()
-        self._engine.dispose()
+        self._database.close()
 
     def enrol(self, request: EnrolRequest) -> EnrolReply:
         """Take a device into the fleet and return what it needs, proven by the claim's secret.

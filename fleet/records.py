@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from asdic.contract.errors import ConfigError
-from asdic.fleet.database import events, rollout_devices, rollouts, upsert
+from asdic.fleet.database import Database, events, rollout_devices, rollouts, upsert
 from asdic.fleet.decision import Decision
 from asdic.fleet.rollout import Rollout
 from asdic.fleet.stage import Member
@@ -26,12 +26,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class RolloutRecords:
     """All rollouts there have been."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def save(self, rollout: Rollout, decisions: Iterable[Decision], now: float) -> None:
         """Store where the rollout stands and what was decided, in one transaction."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             values = msgspec.to_builtins(rollout)
             members = values.pop("members")
             upsert(connection, rollouts, {"id": values.pop("id")}, values)
@@ -62,14 +62,14 @@ class RolloutRecords:
 
     def events(self, rollout_id: str) -> tuple[Event, ...]:
         """Return what happened in a rollout, in order."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 select(events).where(events.c.rollout == rollout_id).order_by(events.c.position)
             ).all()
         return tuple(Event(time_s=row.time_s, kind=row.kind, detail=row.detail) for row in rows)
 
     def _read(self, *conditions: Any) -> tuple[Rollout, ...]:
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 select(rollouts).where(*conditions).order_by(rollouts.c.position.desc())
             ).all()
@@ -92,9 +92,14 @@ def _members(connection: Connection, rollout_id: str) -> tuple[Member, ...]:
         select(rollout_devices)
         .where(rollout_devices.c.rollout == rollout_id)
         .order_by(rollout_devices.c.position)
-    ).mappings()
-    return tuple(msgspec.convert(dict(row), Member) for row in rows)
+    ).all()
+    return tuple(msgspec.convert(_plain(row), Member) for row in rows)
 
 
 def _rollout(row: Row[Any], members: tuple[Member, ...]) -> Rollout:
-    return msgspec.convert({**row._mapping, "members": members}, Rollout)
+    return msgspec.convert({**_plain(row), "members": members}, Rollout)
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    """Return a row with names of the exact type that msgspec wants."""
+    return {str(name): value for name, value in row._mapping.items()}
