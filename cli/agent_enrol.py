@@ -1,0 +1,62 @@
+"""``asdic-agent enrol``: join a fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from asdic.cli.device import state_folder, state_option
+
+
+@click.command()
+@click.option("--server", required=True, metavar="URL", help="The fleet manager's address.")
+@click.option("--token", required=True, metavar="ID.SECRET", help="From `asdic token`.")
+@state_option
+@click.option("--device", metavar="ID", help="Name of this device.  [default: the host name]")
+@click.option("--target", metavar="NAME", help="What this device is.  [default: found out]")
+@click.option("--simulate", is_flag=True, help="Stand in for the target, and say so in reports.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+def enrol(
+    *,
+    server: str,
+    token: str,
+    state: Path,
+    device: str | None,
+    target: str | None,
+    simulate: bool,
+    tags: tuple[str, ...],
+) -> None:
+    """Join a fleet: make this device's key, prove the token, store whom to trust.
+
+    Doing it again keeps the key, and what the device has learnt about versions.
+
+    \b
+    Examples:
+      asdic-agent enrol --server http://127.0.0.1:8080 --token 1f2e.9b0c --state box1
+      asdic-agent enrol --server http://127.0.0.1:8080 --token 1f2e.9b0c --state box2 \\
+        --device box2 --target jetson-orin-int8 --simulate --tag site=north
+    """
+    from asdic.contract.errors import ConfigError
+    from asdic.device.enrolment import enrol as enrol_device
+    from asdic.device.enrolment import guess_device_id, guess_target
+    from asdic.device.update.storage import DiskStorage
+
+    pairs = [tag.partition("=") for tag in tags]
+    if not all(key and value for key, _, value in pairs):
+        raise ConfigError("a tag looks like KEY=VALUE")
+    folder = state_folder(state)
+    config = enrol_device(
+        folder,
+        server=server,
+        token=token,
+        device=device or guess_device_id(),
+        target=target or guess_target(),
+        simulated=simulate,
+        tags={key: value for key, _, value in pairs},
+        storage=DiskStorage(),
+    )
+    click.echo(
+        f"enrolled {config.device} as {config.target}; "
+        f"run it with `asdic-agent run --state {state}`"
+    )

@@ -1,0 +1,48 @@
+"""``asdic-agent run``: follow the fleet manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from asdic.cli.device import (
+    log_to_stderr,
+    runner_options,
+    state_folder,
+    state_option,
+    stop_on_signals,
+    supervisor_for,
+)
+
+
+@click.command()
+@state_option
+@runner_options
+def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
+    """Follow the fleet manager, and run what it signs for this box, until stopped.
+
+    A broker that is away is tried again until it answers; the model runs on meanwhile.
+
+    \b
+    Examples:
+      asdic-agent run --state box1
+      asdic-agent run --state box1 --frames recordings/ --fps 25
+      asdic-agent run --state box1 --no-runner
+    """
+    from asdic.device.agent import Agent, locked
+    from asdic.device.config import read_config
+    from asdic.device.identity import read_key
+    from asdic.device.link import MqttLink
+    from asdic.device.update.storage import DiskStorage
+
+    log_to_stderr()
+    is_stopped = stop_on_signals()
+    folder = state_folder(state)
+    config = read_config(folder)
+    link = MqttLink(config.broker, config.device, read_key(folder), config.timing)
+    supervisor = supervisor_for(folder, config, frames=frames, fps=fps, no_runner=no_runner)
+    with locked(folder):
+        Agent(folder, config, link=link, storage=DiskStorage(), supervisor=supervisor).run(
+            is_stopped
+        )

@@ -1,0 +1,161 @@
+"""The agent: one loop that moves messages between the link, the update and the program.
+
+It is light on purpose: it runs all year beside a model that needs the memory, so it imports no
+runtime, no OpenCV, no numpy, and python-tuf only when an offer arrives. A test holds it to that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from typing_extensions import assert_never
+
+from asdic.contract.errors import AsdicError, ConfigError
+from asdic.device.application import ApplicationSocket, CurrentRelease
+from asdic.device.config import AgentConfig, StateFolder
+from asdic.device.identity import read_key
+from asdic.device.link import Arrival, ChunkArrived, Connected, Link, OfferArrived
+from asdic.device.reports import Reporter
+from asdic.device.supervisor import Supervisor
+from asdic.device.update.journal import Journal
+from asdic.device.update.storage import Storage
+from asdic.device.update.store import Pointer, Store
+from asdic.device.update.update import Update
+
+ARRIVALS_A_TICK: Final = 32
+
+log = logging.getLogger("asdic.agent")
+
+
+class Agent:
+    """One device's agent. Who calls it holds the folder's lock (``locked``).
+
+    Args:
+        state: The device's state folder.
+        config: Its configuration.
+        link: The way to the manager.
+        storage: The door to the disk.
+        supervisor: The runner process; None where the box's own program runs the model.
+        again: Try an offer anew that has failed before, because a person asks for it.
+    """
+
+    def __init__(
+        self,
+        state: StateFolder,
+        config: AgentConfig,
+        *,
+        link: Link,
+        storage: Storage,
+        supervisor: Supervisor | None = None,
+        again: bool = False,
+    ) -> None:
+        self._link = link
+        self._supervisor = supervisor
+        self._again = again
+        self._complaint = ""
+        self._store = Store(state.path, storage)
+        self._socket = ApplicationSocket(
+            state.application, self._current, busy_limit_s=config.timing.busy_limit_s
+        )
+        self._reporter = Reporter(state, config, read_key(state), storage, link.send_report)
+        self._tick_s = config.timing.tick_s
+        self.update = Update(
+            state,
+            config,
+            storage=storage,
+            source=link,
+            program=self._socket,
+            crashes=lambda: supervisor.crashes if supervisor is not None else 0,
+            changed=self._report,
+        )
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Work until ``until`` is true, which is asked several times a second."""
+        with ExitStack() as stack:
+            stack.callback(self._socket.close)
+            self._socket.start()
+            stack.callback(self._link.close)
+            self._link.start()
+            stack.callback(self.update.stop)
+            if self._supervisor is not None:
+                stack.callback(self._supervisor.stop)
+            self._guarded(self.update.resume)
+            while not until():
+                self._guarded(self._turn)
+
+    def _turn(self) -> None:
+        """Take what arrived, then do what is due."""
+        for number in range(ARRIVALS_A_TICK):
+            arrival = self._link.receive(0.0 if number else self._tick_s)
+            if arrival is None:
+                break
+            self._take(arrival)
+        if self._supervisor is not None:
+            self._supervisor.tick()
+        self.update.tick()
+        self._reporter.report_news(self.update.journal, self._socket.program())
+
+    def _take(self, arrival: Arrival) -> None:
+        match arrival:
+            case Connected():
+                self._report(self.update.journal)
+                self.update.connected()
+            case OfferArrived():
+                self.update.take_offer(arrival.data, again=self._again)
+            case ChunkArrived():
+                self.update.take_chunk(arrival.blob, arrival.number, arrival.data)
+            case _:
+                assert_never(arrival)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Keep the agent alive where the disk or the network is not: the next turn tries again."""
+        try:
+            work()
+        except (AsdicError, OSError) as error:
+            if str(error) != self._complaint:
+                log.warning("%s; trying again", error)
+            self._complaint = str(error)
+            time.sleep(self._tick_s)
+        else:
+            self._complaint = ""
+
+    def _report(self, journal: Journal) -> None:
+        self._reporter.report(journal, self._socket.program())
+
+    def _current(self) -> CurrentRelease:
+        """Answer what to run: called by the application socket's threads."""
+        digest = self._store.pointer(Pointer.CURRENT)
+        if digest is None:
+            return CurrentRelease()
+        release = self._store.release(digest)
+        return CurrentRelease(
+            manifest=release.manifest, version=release.version, folder=str(release.folder)
+        )
+
+
+@contextmanager
+def locked(state: StateFolder) -> Iterator[None]:
+    """Hold the state folder for one agent; a killed one lets go of it.
+
+    Raises:
+        ConfigError: Another one works on it.
+    """
+    descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _lock(descriptor, state)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, state: StateFolder) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"an agent already works on {state.path}; stop it first") from error

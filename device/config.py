@@ -1,0 +1,169 @@
+"""A device's state folder and its ``agent.toml``.
+
+The file is written once, by ``asdic-agent enrol``; unknown keys are errors. Everything that
+changes later (pointers, journal, trust) lies beside it and is never configured by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from asdic.contract.errors import ConfigError
+from asdic.contract.files import read_bounded, write_file
+from asdic.contract.messages import UpdateState, check_device_id
+from asdic.contract.target import target_named
+from asdic.device.update.state import DEADLINES_S
+
+CONFIG_LIMIT_BYTES: Final = 64 << 10
+
+
+class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the fleet's MQTT broker listens."""
+
+    host: str
+    port: int
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How patient the agent is, in seconds; ``deadlines_s`` overrides ``state.DEADLINES_S``."""
+
+    tick_s: float = 0.2
+    heartbeat_s: float = 60.0
+    reconnect_min_s: float = 1.0
+    reconnect_max_s: float = 60.0
+    runner_restart_s: float = 1.0
+    runner_restart_max_s: float = 30.0
+    busy_limit_s: float = 6 * 3600.0
+    deadlines_s: dict[str, float] = {}
+
+    def deadline_s(self, state: UpdateState) -> float | None:
+        """Return how long ``state`` may last, or None where it has no deadline."""
+        return self.deadlines_s.get(state.value, DEADLINES_S.get(state))
+
+
+class Probation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the running program has to show before a release is committed."""
+
+    inferences: int = 5
+    crashes: int = 3
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this device is and whom it talks to."""
+
+    device: str
+    target: str
+    simulated: bool = False
+    server: str = ""
+    broker: BrokerAddress
+    tags: dict[str, str] = {}
+    timing: Timing = Timing()
+    probation: Probation = Probation()
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """The paths in a device's state folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """``agent.toml``."""
+        return self.path / "agent.toml"
+
+    @property
+    def key(self) -> Path:
+        """The device's private key, which never leaves the device."""
+        return self.path / "identity" / "key.pem"
+
+    @property
+    def trust(self) -> Path:
+        """Trusted roots, accepted metadata and the floor under their versions."""
+        return self.path / "trust"
+
+    @property
+    def journal(self) -> Path:
+        """Where the update in hand stands."""
+        return self.path / "journal.json"
+
+    @property
+    def offer(self) -> Path:
+        """The offer in hand, as it came."""
+        return self.path / "offer.json"
+
+    @property
+    def report_number(self) -> Path:
+        """The number of the last report."""
+        return self.path / "reports" / "number"
+
+    @property
+    def last_report(self) -> Path:
+        """The last report, for ``asdic-agent status``."""
+        return self.path / "reports" / "last.json"
+
+    @property
+    def application(self) -> Path:
+        """The folder of the socket that the inferring program connects to."""
+        return self.path / "application"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the agent that works on this folder."""
+        return self.path / "agent.lock"
+
+
+def read_config(state: StateFolder) -> AgentConfig:
+    """Return the configuration of the device in ``state``.
+
+    Raises:
+        ConfigError: The device is not enrolled, or the file has unknown or wrong entries.
+    """
+    if not state.config.is_file():
+        raise ConfigError(
+            f"{state.path} is not an enrolled device; enrol it with "
+            f"`asdic-agent enrol --server URL --token TOKEN --state {state.path}`"
+        )
+    data = read_bounded(state.config, CONFIG_LIMIT_BYTES)
+    try:
+        config = msgspec.toml.decode(data, type=AgentConfig)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(f"{state.config}: {error}") from error
+    check_device_id(config.device)
+    target_named(config.target)
+    return config
+
+
+def write_config(state: StateFolder, config: AgentConfig) -> None:
+    """Write ``agent.toml``."""
+    lines = _toml_lines(msgspec.to_builtins(config))
+    write_file(state.config, "\n".join(lines).encode() + b"\n")
+
+
+def _toml_lines(table: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield TOML: plain values first, then each table under its dotted name.
+
+    A TOML basic string is a JSON string, and so are the numbers and truth values used here.
+    """
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            yield f"{_toml_string(key)} = {_toml_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            name = f"{prefix}{_toml_string(key)}"
+            yield from ("", f"[{name}]")
+            yield from _toml_lines(value, f"{name}.")
+
+
+def _toml_value(value: object) -> str:
+    return _toml_string(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

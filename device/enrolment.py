@@ -1,0 +1,182 @@
+"""Joining a fleet: a one-time token becomes trust in both directions.
+
+The token ``<id>.<secret>`` travels to the device by hand. Its secret proves the request to the
+manager and the answer to the device, so the connection itself need not be trusted: roots that a
+stranger slipped in would lack the proof. Enrolling again keeps the key and the floor.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import platform
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from asdic.contract.errors import ConfigError, LinkError
+from asdic.contract.files import canonical_json, parse_json
+from asdic.contract.messages import (
+    EnrolBody,
+    EnrolGrant,
+    EnrolReply,
+    EnrolRequest,
+    check_device_id,
+)
+from asdic.contract.target import target_named
+from asdic.contract.trust import METADATA_LIMIT_BYTES, proof_of, public_hex
+from asdic.device.config import AgentConfig, BrokerAddress, StateFolder, read_config, write_config
+from asdic.device.identity import make_key
+from asdic.device.update.storage import Storage
+from asdic.device.update.trust import TrustFolder
+
+ENROL_PATH: Final = "/api/v1/enrol"
+ANSWER_LIMIT_BYTES: Final = 4 * METADATA_LIMIT_BYTES
+TIMEOUT_S: Final = 30.0
+
+TARGET_OF_MACHINE: Final = MappingProxyType(
+    {"x86_64": "x86-litert-int8", "aarch64": "arm64-litert-int8"}
+)
+"""What a machine is taken for when nobody says; a Jetson is told by its device tree."""
+
+JETSON_RELEASE: Final = Path("/etc/nv_tegra_release")
+
+
+def guess_target() -> str:
+    """Return the target that this machine most likely is.
+
+    Raises:
+        ConfigError: It is none that we know; name one.
+    """
+    if JETSON_RELEASE.exists():
+        return "jetson-orin-int8"
+    machine = platform.machine()
+    if machine not in TARGET_OF_MACHINE:
+        raise ConfigError(f"cannot tell the target of a {machine} machine; name it with --target")
+    return TARGET_OF_MACHINE[machine]
+
+
+def guess_device_id() -> str:
+    """Return the machine's name as a device id."""
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in platform.node().lower())
+    return check_device_id(name.strip("-")[:63])
+
+
+def enrol(
+    state: StateFolder,
+    *,
+    server: str,
+    token: str,
+    device: str,
+    target: str,
+    simulated: bool,
+    tags: Mapping[str, str],
+    storage: Storage,
+) -> AgentConfig:
+    """Enrol this device and write its configuration.
+
+    Raises:
+        ConfigError: Token, server or target is wrong, or the manager refuses.
+        LinkError: The manager cannot be reached, or its answer is not proven.
+    """
+    check_device_id(device)
+    if simulated and target_named(target).simulator is None:
+        raise ConfigError(f"target {target} has no simulator; leave --simulate out")
+    token_id, secret = _split(token)
+    storage.make_folder(state.path)
+    _check_same_device(state, device)
+    body = EnrolBody(
+        device=device,
+        public_key=public_hex(make_key(state, storage)),
+        target=target_named(target).name,
+        simulated=simulated,
+        tags=dict(tags),
+    )
+    grant = _ask(server, token_id, secret, canonical_json(body).decode())
+    if grant.device != device:
+        raise LinkError(f"the manager enrolled {grant.device!r}, this is {device!r}")
+    trust = TrustFolder(state.trust, storage)
+    trust.bootstrap(image_root=grant.image_root, director_root=grant.director_root)
+    config = AgentConfig(
+        device=device,
+        target=target,
+        simulated=simulated,
+        server=server,
+        broker=BrokerAddress(host=grant.broker_host, port=grant.broker_port),
+        tags=dict(tags),
+    )
+    write_config(state, config)
+    return config
+
+
+def _split(token: str) -> tuple[str, str]:
+    token_id, dot, secret = token.partition(".")
+    if not (token_id and dot and secret):
+        raise ConfigError("that is not a token; it looks like ID.SECRET, see `asdic token`")
+    return token_id, secret
+
+
+def _check_same_device(state: StateFolder, device: str) -> None:
+    """Refuse to make another device of a state folder, whose metadata is of this one."""
+    if state.config.exists() and read_config(state).device != device:
+        known = read_config(state).device
+        raise ConfigError(
+            f"{state.path} is device {known!r}; enrol {device!r} in a folder of its own"
+        )
+
+
+def _ask(server: str, token_id: str, secret: str, body: str) -> EnrolGrant:
+    request = EnrolRequest(
+        token_id=token_id, body=body, proof=proof_of(secret.encode(), body.encode())
+    )
+    try:
+        reply = parse_json(
+            _post(server, canonical_json(request)), EnrolReply, what="the manager's answer"
+        )
+    except ConfigError as error:
+        raise LinkError(f"{server} is no fleet manager: {error}") from error
+    if not hmac.compare_digest(proof_of(secret.encode(), reply.body.encode()), reply.proof):
+        raise LinkError(f"the answer of {server} is not proven by the token; nothing was stored")
+    return parse_json(reply.body.encode(), EnrolGrant, what="the manager's grant")
+
+
+def _post(server: str, data: bytes) -> bytes:
+    if urlsplit(server).scheme not in {"http", "https"}:
+        raise ConfigError(f"{server!r} is not the address of a manager; it starts with http")
+    request = urllib.request.Request(  # noqa: S310 - the scheme was just checked
+        server.rstrip("/") + ENROL_PATH,
+        data=data,
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            content: bytes = answer.read(ANSWER_LIMIT_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ConfigError(f"{server} refuses this device: {_reason(error)}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise LinkError(f"the manager at {server} cannot be reached: {reason}") from error
+    if len(content) > ANSWER_LIMIT_BYTES:
+        raise LinkError(f"the answer of {server} is larger than {ANSWER_LIMIT_BYTES} bytes")
+    return content
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    error: str = ""
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return the manager's own sentence, or the status if it gave none."""
+    try:
+        problem = msgspec.json.decode(error.read(4096), type=_Problem)
+    except (msgspec.DecodeError, OSError):
+        problem = _Problem()
+    return problem.error or f"{error.code} {error.reason}"

@@ -1,0 +1,116 @@
+"""Reports: the device's signed, numbered word on what really runs.
+
+The number is durable before the report leaves, so no number is used twice whatever happens. What
+``loaded`` says comes from the inferring program alone; the agent never fills in what it wishes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from asdic.contract.errors import ConfigError
+from asdic.contract.files import canonical_json, parse_json, read_bounded
+from asdic.contract.messages import REPORT_TYPE, Report
+from asdic.contract.trust import sign_envelope
+from asdic.device.application import Program
+from asdic.device.config import AgentConfig, StateFolder
+from asdic.device.update.journal import Journal
+from asdic.device.update.storage import Storage
+
+NUMBER_LIMIT_BYTES: Final = 64
+REPORT_LIMIT_BYTES: Final = 64 << 10
+
+
+class Reporter:
+    """Makes, numbers, signs and sends the device's reports."""
+
+    def __init__(
+        self,
+        state: StateFolder,
+        config: AgentConfig,
+        key: Ed25519PrivateKey,
+        storage: Storage,
+        send: Callable[[bytes], None],
+    ) -> None:
+        self._state = state
+        self._config = config
+        self._key = key
+        self._storage = storage
+        self._send = send
+        storage.make_folder(state.report_number.parent)
+        self._number = _read_number(state)
+        self._agent_version = version("asdic")
+        self._said: tuple[object, ...] = ()
+        self._said_s = 0.0
+
+    def report(self, journal: Journal, program: Program) -> None:
+        """Send a report."""
+        self._number += 1
+        self._storage.write(self._state.report_number, str(self._number).encode())
+        report = self._report(journal, program)
+        data = canonical_json(report)
+        self._storage.write(self._state.last_report, data)
+        self._send(sign_envelope(data, REPORT_TYPE, self._key))
+        self._said = _news(journal, program)
+        self._said_s = time.monotonic()
+
+    def report_news(self, journal: Journal, program: Program) -> None:
+        """Send a report if there is news, or nothing was said for a while."""
+        is_due = time.monotonic() - self._said_s >= self._config.timing.heartbeat_s
+        if is_due or _news(journal, program) != self._said:
+            self.report(journal, program)
+
+    def _report(self, journal: Journal, program: Program) -> Report:
+        return Report(
+            device=self._config.device,
+            number=self._number,
+            time_s=time.time(),
+            target=self._config.target,
+            state=journal.state,
+            rollout=journal.rollout,
+            version=journal.version,
+            manifest=journal.manifest,
+            loaded=program.loaded,
+            runtime=program.runtime,
+            refusal=journal.refusal,
+            gate=journal.gate,
+            agent_version=self._agent_version,
+        )
+
+
+def read_last_report(state: StateFolder) -> Report | None:
+    """Return the last report that this device sent, or None if there is none to be read."""
+    try:
+        data = read_bounded(state.last_report, REPORT_LIMIT_BYTES)
+        return parse_json(data, Report, what=str(state.last_report))
+    except ConfigError:
+        return None
+
+
+def _news(journal: Journal, program: Program) -> tuple[object, ...]:
+    """Return what makes a report worth sending: not how many inferences there were since."""
+    loaded = program.loaded and msgspec.structs.replace(program.loaded, inferences=0)
+    return journal.state, journal.rollout, loaded, program.runtime
+
+
+def _read_number(state: StateFolder) -> int:
+    """Return the number of the last report.
+
+    Raises:
+        ConfigError: The file is damaged; a number that was used may not be used again.
+    """
+    if not state.report_number.exists():
+        return 0
+    data = read_bounded(state.report_number, NUMBER_LIMIT_BYTES)
+    if not data.isdigit():
+        raise ConfigError(
+            f"{state.report_number} is damaged; write a number into it that is larger than the "
+            "last one that `asdic status` shows for this device"
+        )
+    return int(data)

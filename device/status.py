@@ -1,0 +1,60 @@
+"""What a state folder says about its device, for a person at the box or a program."""
+
+from __future__ import annotations
+
+import msgspec
+
+from asdic.contract.messages import Report
+from asdic.device.config import StateFolder, read_config
+from asdic.device.reports import read_last_report
+from asdic.device.update.journal import Journal, JournalFile
+from asdic.device.update.storage import DiskStorage
+from asdic.device.update.store import Pointer, Store
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Pointers, journal and last report. What runs is what the report's ``loaded`` says."""
+
+    device: str
+    target: str
+    simulated: bool
+    current: str | None
+    previous: str | None
+    candidate: str | None
+    journal: Journal
+    report: Report | None
+
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """Return it as names and values for a person."""
+        loaded = self.report.loaded if self.report else None
+        refusal = self.journal.refusal
+        return (
+            ("device", f"{self.device} ({self.target}{', simulated' if self.simulated else ''})"),
+            ("runs", f"{loaded.version}, {loaded.inferences} inferences" if loaded else "nothing"),
+            ("current", self.current or "none"),
+            ("previous", self.previous or "none"),
+            ("update", f"{self.journal.version or '-'} is {self.journal.state.value}"),
+            *((("reason", refusal.message),) if refusal else ()),
+            ("report", f"number {self.report.number}" if self.report else "none sent"),
+        )
+
+
+def read_status(state: StateFolder) -> DeviceStatus:
+    """Return the status of the device in ``state``; nothing is changed.
+
+    Raises:
+        ConfigError: The folder is no enrolled device, or its journal is damaged.
+    """
+    config = read_config(state)
+    storage = DiskStorage()
+    store = Store(state.path, storage)
+    return DeviceStatus(
+        device=config.device,
+        target=config.target,
+        simulated=config.simulated,
+        current=store.pointer(Pointer.CURRENT),
+        previous=store.pointer(Pointer.PREVIOUS),
+        candidate=store.pointer(Pointer.CANDIDATE),
+        journal=JournalFile(state.journal, storage).read(),
+        report=read_last_report(state),
+    )

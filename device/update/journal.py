@@ -1,0 +1,109 @@
+"""The journal: one small file that says where the update in hand stands.
+
+It is written before every effect, so whoever reads it after a power cut knows what may have
+been done, and does it again. Its content is the device's own and no message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from asdic.contract.errors import ConfigError
+from asdic.contract.files import canonical_json, parse_json, read_bounded
+from asdic.contract.messages import GateFacts, Refusal, UpdateState
+from asdic.device.update.state import UpdateEvent
+from asdic.device.update.storage import Storage
+from asdic.device.update.store import Pointers
+
+JOURNAL_LIMIT_BYTES: Final = 1 << 20
+FINISHED_KEPT: Final = 8
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """An update that ended: the same offer is not taken up again."""
+
+    rollout: str
+    offer: str
+    manifest: str | None
+    state: UpdateState
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the update in hand stands, and what its next step needs to know.
+
+    ``offer`` is the digest of the stored offer. ``previous`` is the manifest that ``current``
+    named before the switch (None: there was none). ``held`` is the event that a busy program
+    holds back. ``restarts`` counts restarts since the gate was entered, ``refetches`` the times
+    that fetched blobs were damaged.
+    """
+
+    state: UpdateState = UpdateState.IDLE
+    rollout: str | None = None
+    offer: str | None = None
+    version: str | None = None
+    manifest: str | None = None
+    security_counter: int = 0
+    previous: str | None = None
+    held: UpdateEvent | None = None
+    refusal: Refusal | None = None
+    gate: GateFacts | None = None
+    restarts: int = 0
+    refetches: int = 0
+    finished: tuple[Finished, ...] = ()
+
+
+class JournalFile:
+    """The journal on disk."""
+
+    def __init__(self, path: Path, storage: Storage) -> None:
+        self.path = path
+        self._storage = storage
+
+    def read(self) -> Journal:
+        """Return the journal; a device that has none is idle.
+
+        Raises:
+            ConfigError: The file is damaged.
+        """
+        if not self.path.exists():
+            return Journal()
+        data = read_bounded(self.path, JOURNAL_LIMIT_BYTES)
+        return parse_json(data, Journal, what=str(self.path))
+
+    def write(self, journal: Journal) -> None:
+        """Replace the journal in one step that survives a power cut."""
+        self._storage.write(self.path, canonical_json(journal))
+
+    def read_or_recover(self, pointers: Pointers) -> Journal:
+        """Return the journal, or where the pointers say that the update stands if it is damaged.
+
+        ``candidate`` is removed only after a commit or a rollback. So where it equals ``current``
+        a release was activated and not committed, and the device goes back.
+        """
+        try:
+            return self.read()
+        except ConfigError:
+            if pointers.candidate is None or pointers.candidate != pointers.current:
+                return Journal()
+            return Journal(
+                state=UpdateState.ROLLING_BACK,
+                manifest=pointers.candidate,
+                previous=pointers.previous,
+                refusal=Refusal(code="journal", message=f"{self.path.name} was damaged"),
+            )
+
+
+def with_finished(journal: Journal) -> Journal:
+    """Return ``journal`` with the update in hand noted as finished."""
+    if journal.rollout is None or journal.offer is None:
+        return journal
+    ended = Finished(
+        rollout=journal.rollout,
+        offer=journal.offer,
+        manifest=journal.manifest,
+        state=journal.state,
+    )
+    return msgspec.structs.replace(journal, finished=(*journal.finished, ended)[-FINISHED_KEPT:])

@@ -1,0 +1,236 @@
+"""Blobs by digest, releases made of them, and the three pointers to releases.
+
+    store/blobs/<hex>              a checked blob
+    releases/<manifest hex>/       variant.json and the variant's files: hard links to blobs
+    current, previous, candidate   symbolic links to releases/<manifest hex>
+
+A release folder appears whole or not at all, is never changed, and is what the inferring program
+opens. Digests here are those of the signed manifest; nothing is stored before it was checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from asdic.contract.errors import AsdicError, DigestError
+from asdic.contract.files import check_digest, read_bounded
+from asdic.contract.release import (
+    DOCUMENT_LIMIT_BYTES,
+    FILE_NAME,
+    Descriptor,
+    Manifest,
+    digest_of,
+    hex_of,
+    parse_manifest,
+    variant_of,
+)
+from asdic.contract.variant import VARIANT_FILE
+from asdic.device.update.storage import Storage
+
+VERSION: Final = "org.opencontainers.image.version"
+
+
+class Pointer(str, Enum):
+    """The three names for releases."""
+
+    CURRENT = "current"
+    PREVIOUS = "previous"
+    CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointers:
+    """The manifest digests that the pointers name."""
+
+    current: str | None = None
+    previous: str | None = None
+    candidate: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRelease:
+    """A release in the store: manifest digest, version and the folder to open."""
+
+    manifest: str
+    version: str
+    folder: Path
+
+
+class Store:
+    """The blobs and releases in a device's state folder."""
+
+    def __init__(self, folder: Path, storage: Storage) -> None:
+        self.folder = folder
+        self._storage = storage
+        for path in (self._blobs, self._releases, self._partial):
+            storage.make_folder(path)
+
+    @property
+    def _blobs(self) -> Path:
+        return self.folder / "store" / "blobs"
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / "store" / "partial"
+
+    @property
+    def _releases(self) -> Path:
+        return self.folder / "releases"
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where the blob with ``digest`` lies, or would lie."""
+        return self._blobs / hex_of(digest)
+
+    def partial_path(self, digest: str) -> Path:
+        """Return where a blob lies while it is fetched."""
+        return self._partial / hex_of(digest)
+
+    def bitmap_path(self, digest: str) -> Path:
+        """Return where the bitmap of a blob's fetched chunks lies."""
+        return self._partial / f"{hex_of(digest)}.map"
+
+    def release_folder(self, digest: str) -> Path:
+        """Return where the release with the manifest ``digest`` lies, or would lie."""
+        return self._releases / hex_of(digest)
+
+    def put(self, data: bytes) -> str:
+        """Store a small blob and return its digest."""
+        digest = digest_of(data)
+        self._storage.write(self.blob_path(digest), data)
+        return digest
+
+    def missing(self, manifest: Manifest) -> tuple[Descriptor, ...]:
+        """Return the blobs of ``manifest`` that are not in the store."""
+        return tuple(blob for blob in manifest.blobs if not self.blob_path(blob.digest).exists())
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return a stored manifest.
+
+        Raises:
+            ReleaseError: It is missing, damaged or no manifest.
+        """
+        return parse_manifest(self._document(digest))
+
+    def admit(self, blob: Descriptor) -> None:
+        """Take a fetched blob into the store once its digest is right.
+
+        A damaged one is removed, so that it is fetched anew; that holds for a stored one too.
+
+        Raises:
+            DigestError: Its length or digest is not what was signed.
+        """
+        partial, final = self.partial_path(blob.digest), self.blob_path(blob.digest)
+        path = partial if partial.exists() else final
+        try:
+            check_digest(path, digest=blob.digest, size_bytes=blob.size)
+        except DigestError:
+            self.forget(blob.digest)
+            raise
+        if path is partial:
+            self._storage.sync(partial)
+            self._storage.rename(partial, final)
+        self._storage.remove(self.bitmap_path(blob.digest))
+
+    def forget(self, digest: str) -> None:
+        """Remove a blob, and what was fetched of it; releases keep their own links."""
+        self._storage.remove(self.bitmap_path(digest))
+        self._storage.remove(self.partial_path(digest))
+        self._storage.remove(self.blob_path(digest))
+
+    def stage(self, digest: str) -> None:
+        """Make the release folder of a stored manifest out of stored blobs, in one step.
+
+        Raises:
+            ReleaseError: The description does not fit the manifest.
+        """
+        folder = self.release_folder(digest)
+        if folder.exists():
+            return
+        manifest = self.manifest(digest)
+        variant_of(manifest, self._document(manifest.config.digest))
+        building = folder.with_name(f".{folder.name}.new")
+        self._storage.remove_folder(building)
+        self._storage.make_folder(building)
+        self._storage.link(self.blob_path(manifest.config.digest), building / VARIANT_FILE)
+        for layer in manifest.layers:
+            name = layer.annotations[FILE_NAME]
+            self._storage.link(self.blob_path(layer.digest), building / name)
+        self._storage.rename(building, folder)
+
+    def unstage(self, digest: str) -> None:
+        """Remove a release folder whose files turned out damaged."""
+        self._storage.remove_folder(self.release_folder(digest))
+
+    def pointer(self, name: Pointer) -> str | None:
+        """Return the manifest digest that a pointer names, or None."""
+        path = self.folder / name.value
+        if not path.is_symlink():
+            return None
+        return f"sha256:{path.readlink().name}"
+
+    def pointers(self) -> Pointers:
+        """Return what all three pointers name."""
+        return Pointers(
+            current=self.pointer(Pointer.CURRENT),
+            previous=self.pointer(Pointer.PREVIOUS),
+            candidate=self.pointer(Pointer.CANDIDATE),
+        )
+
+    def point(self, name: Pointer, digest: str | None) -> None:
+        """Let a pointer name another release, in one step; None removes it."""
+        path = self.folder / name.value
+        if digest is None:
+            self._storage.remove(path)
+        elif self.pointer(name) != digest:
+            self._storage.point(path, f"releases/{hex_of(digest)}")
+
+    def release(self, digest: str) -> StoredRelease:
+        """Return a release that the inferring program may open.
+
+        Raises:
+            ReleaseError: Its manifest or its description is damaged or missing.
+        """
+        folder = self.release_folder(digest)
+        manifest = self.manifest(digest)
+        check_digest(
+            folder / VARIANT_FILE,
+            digest=manifest.config.digest,
+            size_bytes=manifest.config.size,
+        )
+        version = manifest.annotations.get(VERSION, "")
+        return StoredRelease(manifest=digest, version=version, folder=folder)
+
+    def collect(self, *, keep: frozenset[str] = frozenset()) -> None:
+        """Remove every release and blob that no pointer and none of ``keep`` needs."""
+        named = {self.pointer(name) for name in Pointer} | keep
+        releases = {digest for digest in named if digest is not None}
+        blobs = {name for digest in releases for name in self._blobs_of(digest)}
+        for path in self._releases.iterdir():
+            if path.name not in {hex_of(digest) for digest in releases}:
+                self._storage.remove_folder(path)
+        for path in self._blobs.iterdir():
+            if path.name not in blobs:
+                self._storage.remove(path)
+        for path in self._partial.iterdir():
+            if path.name.removesuffix(".map") not in blobs:
+                self._storage.remove(path)
+
+    def _blobs_of(self, digest: str) -> set[str]:
+        """Return the names of a release's blobs; those of a damaged manifest are its folder's."""
+        try:
+            manifest = self.manifest(digest)
+        except AsdicError:
+            return {hex_of(digest)}
+        return {hex_of(digest), *(hex_of(blob.digest) for blob in manifest.blobs)}
+
+    def _document(self, digest: str) -> bytes:
+        path = self.blob_path(digest)
+        if not path.is_file():
+            raise DigestError(f"blob {digest} is missing in the store")
+        data = read_bounded(path, DOCUMENT_LIMIT_BYTES)
+        if digest_of(data) != digest:
+            raise DigestError(f"blob {digest} in the store is damaged")
+        return data
