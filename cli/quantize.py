@@ -1,0 +1,169 @@
+"""The verb ``asdic quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asdic.cli.console import print_json, print_table
+from asdic.contract.errors import ConfigError, MissingPackageError
+
+if TYPE_CHECKING:
+    from asdic.quantization.ladder import Stage
+    from asdic.quantization.report import QuantizationReport
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", "targets", multiple=True, required=True, help="May be given again.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="One folder a target.")
+@click.option("--data", type=click.Path(path_type=Path), help="Images; default: the run's own.")
+@click.option("--max-drop", default=0.5, show_default=True, help="Points that INT8 may lose.")
+@click.option(
+    "--min-agreement",
+    default=80.0,
+    show_default=True,
+    help="Points of agreement with FP32, for images without labels.",
+)
+@click.option("--recipe", help="Pin one recipe, such as static-wi8-ai8-minmax.")
+@click.option("--samples", default=64, show_default=True, help="Calibration images.")
+@click.option("--size", help="HEIGHTxWIDTH of a TorchScript file's input.  [default: 256x256]")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of images.")
+@click.option("--force", is_flag=True, help="Replace variants that exist.")
+@click.option("--allow-fail", is_flag=True, help="Write variants that lost too much as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
+def quantize(
+    *,
+    model: Path,
+    targets: tuple[str, ...],
+    out: Path,
+    data: Path | None,
+    max_drop: float,
+    min_agreement: float,
+    recipe: str | None,
+    samples: int,
+    size: str | None,
+    seed: int,
+    force: bool,
+    allow_fail: bool,
+    as_json: bool,
+) -> None:
+    """Quantize MODEL to INT8, one variant a target, each with a verdict.
+
+    MODEL is the folder of a training run, or a TorchScript file. Images of the split `train`
+    calibrate, those of `calib` judge; without labels INT8 is compared with FP32's own answers.
+
+    \b
+    Examples:
+      asdic quantize runs/first --target x86-litert-int8 --out variants/
+      asdic quantize runs/first --target x86-openvino-int8 --target jetson-orin-int8 \\
+          --max-drop 1 --out variants/
+      asdic quantize model.pt --data images/ --target arm64-litert-int8 --size 256x320 \\
+          --out variants/
+    """
+    from asdic.quantization.quantize import Options, quantize_model
+
+    options = Options(
+        max_drop=max_drop,
+        min_agreement=min_agreement,
+        recipe=recipe,
+        samples=samples,
+        seed=seed,
+        force=force,
+        allow_fail=allow_fail,
+    )
+    with _progress() as stage:
+        reports = quantize_model(
+            model,
+            targets,
+            out,
+            data=data,
+            input_shape=_parse_size(size),
+            options=options,
+            stage=stage,
+        )
+    if as_json:
+        print_json(reports)
+    else:
+        _show(reports)
+
+
+@contextmanager
+def _progress() -> Iterator[Stage]:
+    """Show one line for each format or target: what happens now, and since when."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ImportError as error:
+        raise MissingPackageError("rich", "quantize") from error
+    lines = {}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[what]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def stage(what: str, text: str) -> None:
+            if what not in lines:
+                lines[what] = progress.add_task(text, what=what, total=None)
+            progress.update(lines[what], description=text)
+
+        yield stage
+
+
+def _parse_size(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ConfigError(f"--size is HEIGHTxWIDTH in pixels, such as 256x320, not {size!r}")
+    return int(height), int(width)
+
+
+def _show(reports: list[QuantizationReport]) -> None:
+    print_table(
+        f"{reports[0].model}: {reports[0].metric} in points, {reports[0].samples} images",
+        ("target", "FP32", "INT8", "drop (95 %)", "verdict", "SQNR dB", "size", "latency"),
+        [_row(report) for report in reports],
+    )
+    for line in dict.fromkeys(line for report in reports for line in _lines(report)):
+        click.echo(line)
+
+
+def _row(report: QuantizationReport) -> tuple[str, ...]:
+    sqnr = "equal" if report.sqnr_db is None else f"{report.sqnr_db:.1f}"
+    latency = (
+        "on the device" if report.latency_ratio is None else f"{report.latency_ratio:.2f} of FP32"
+    )
+    return (
+        report.target,
+        f"{report.fp32:.2f}",
+        f"{report.int8:.2f}",
+        f"{report.drop:+.2f} ({report.ci95[0]:+.2f} to {report.ci95[1]:+.2f})",
+        report.verdict.value,
+        sqnr,
+        f"{report.bytes_int8 / 1000:.0f} of {report.bytes_fp32 / 1000:.0f} kB",
+        latency,
+    )
+
+
+def _lines(report: QuantizationReport) -> Iterator[str]:
+    """Yield what the table has no room for."""
+    yield f"{report.target}: {report.summary}"
+    yield f"{report.target}: judged by {report.judged_by}; recipe {report.recipe}"
+    if report.empty.images and report.empty.fp32_false_alarms is not None:
+        yield (
+            f"{report.target}: {report.empty.images} images with nothing to find, apart: "
+            f"something found in {100 * report.empty.fp32_false_alarms:.0f} % by FP32, in "
+            f"{100 * (report.empty.int8_false_alarms or 0.0):.0f} % by INT8"
+        )
+    for remark in report.remarks:
+        yield f"{report.target}: {remark}"
+    for assumption in report.assumptions:
+        yield f"assumed: {assumption}"

@@ -1,0 +1,380 @@
+"""From a float model to one variant a target, each with a report and a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
+from asdic.contract.files import canonical_json
+from asdic.contract.target import Architecture, ModelFormat, Runtime, Target, target_named
+from asdic.contract.variant import read_variant
+from asdic.device.bench.bench import Comparison, compare
+from asdic.device.runner.engine import cpu_features, usable_threads
+from asdic.quantization.backends.tensorrt import parse_with_rtx
+from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
+from asdic.quantization.gate import Verdict, describe_verdict
+from asdic.quantization.job import write_material
+from asdic.quantization.judge import open_runner
+from asdic.quantization.ladder import Climb, Ladder, Rung, Stage, accuracy_drop
+from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
+from asdic.quantization.report import (
+    REPORT_FILE,
+    QuantizationReport,
+    finite_or_none,
+    read_report,
+)
+from asdic.quantization.source import FloatModel, read_source
+from asdic.quantization.variant import write_variant
+
+MAX_DROP: Final = 0.5
+MIN_AGREEMENT: Final = 80.0
+"""Without labels: the mean Dice with FP32's masks. Two people who outline the same lesion reach
+about as much, and the network's own uncertainty shows in it as much as quantization does."""
+
+LATENCY_S: Final = 2.0
+_AT_ONCE: Final = 2
+
+_MODULES: Final = MappingProxyType(
+    {
+        Runtime.LITERT: "ai_edge_litert.interpreter",
+        Runtime.OPENVINO: "openvino",
+        Runtime.ONNXRUNTIME: "onnxruntime",
+    }
+)
+
+_JUDGES: Final = MappingProxyType(
+    {
+        Runtime.LITERT: "LiteRT {version}, XNNPACK",
+        Runtime.OPENVINO: "OpenVINO {version}, CPU",
+        Runtime.ONNXRUNTIME: "ONNX Runtime {version}, optimizations off",
+    }
+)
+
+_MACHINES: Final = MappingProxyType({"x86_64": Architecture.X86_64, "aarch64": Architecture.ARM64})
+
+_TOOLS: Final = (
+    *("asdic", "numpy", "opencv-python-headless", "torch", "litert-torch", "ai-edge-quantizer"),
+    *("ai-edge-litert", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a person may choose; the defaults are for a model with labels.
+
+    ``max_drop`` is in points of the model's metric, ``min_agreement`` in points of agreement
+    with FP32 and counts where there are no labels. ``recipe`` pins one for all targets.
+    ``samples`` is how many images calibrate. ``force`` replaces variants that exist, and
+    ``allow_fail`` writes those that lost too much.
+    """
+
+    max_drop: float = MAX_DROP
+    min_agreement: float = MIN_AGREEMENT
+    recipe: str | None = None
+    samples: int = SAMPLES
+    seed: int = 0
+    force: bool = False
+    allow_fail: bool = False
+
+    def limit(self, *, labelled: bool) -> float:
+        """Return the drop in points that is allowed."""
+        return self.max_drop if labelled else 100.0 - self.min_agreement
+
+
+def quantize_model(
+    source: Path,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    data: Path | None = None,
+    input_shape: tuple[int, int] | None = None,
+    options: Options | None = None,
+    stage: Stage = lambda _what, _text: None,
+) -> list[QuantizationReport]:
+    """Quantize a model for ``targets`` and write each as a folder ``out/<target>/``.
+
+    Targets that share a format share its conversion. A folder that was made from the very same
+    inputs is kept. Nothing is written unless every target is within its limit, or undecided.
+
+    Args:
+        source: A run's folder, or a TorchScript file.
+        targets: Names from ``asdic.contract.target.TARGETS``.
+        out: Where the variants go.
+        data: The folder of images; None takes the one that the run remembers.
+        input_shape: Height and width for a TorchScript file.
+        options: What a person may choose.
+        stage: Told what happens now.
+
+    Returns:
+        One report a target, in the order of ``targets``.
+
+    Raises:
+        ConfigError: An unknown target, a variant in the way, a source that is none, and others
+            that a person at the keyboard can mend.
+        DataError: The images or labels cannot be used.
+        MissingPackageError: A runtime or tool is not installed.
+        UnsupportedModelError: The model holds something that a target cannot run.
+        AccuracyDropError: INT8 lost too much for a target by every recipe.
+    """
+    chosen = [target_named(name) for name in dict.fromkeys(targets)]
+    choice = options or Options()
+    recipes = {target.model_format: _recipes(target.model_format, choice) for target in chosen}
+    for target in chosen:
+        _check_runtime(_judge_of(target))
+    stage("model", f"reading {source}")
+    model = read_source(source, data=data, input_shape=input_shape)
+    stage("images", f"reading {model.data}")
+    inputs = read_inputs(model.data, model.description, samples=choice.samples, seed=choice.seed)
+    run = _Run(model=model, inputs=inputs, out=out, options=choice, recipes=recipes, stage=stage)
+    return run.reports(chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One call of ``quantize_model``, after all that can be checked first was checked."""
+
+    model: FloatModel
+    inputs: Inputs
+    out: Path
+    options: Options
+    recipes: Mapping[ModelFormat, tuple[Recipe, ...]]
+    stage: Stage
+
+    @property
+    def limit(self) -> float:
+        return self.options.limit(labelled=self.inputs.labelled)
+
+    def reports(self, targets: Sequence[Target]) -> list[QuantizationReport]:
+        kept = {target.name: self._kept(target) for target in targets}
+        wanted = [target for target in targets if kept[target.name] is None]
+        made = self._made(wanted) if wanted else {}
+        return [kept[target.name] or made[target.name] for target in targets]
+
+    def _kept(self, target: Target) -> QuantizationReport | None:
+        """Return the report of a variant that was made from the same inputs."""
+        folder = self.out / target.name
+        if self.options.force or not folder.exists():
+            return None
+        if (folder / REPORT_FILE).is_file():
+            read_variant(folder)
+            report = read_report(folder)
+            if report.fingerprint == self._fingerprint(target):
+                self.stage(target.name, "unchanged, kept")
+                return report
+        raise ConfigError(
+            f"{folder} exists and was made from other inputs; use --force to replace it"
+        )
+
+    def _fingerprint(self, target: Target) -> str:
+        parts = {
+            "model": self.model.digest,
+            "description": self.model.description,
+            "inputs": self.inputs.digest,
+            "target": target,
+            "recipes": [one.name for one in self.recipes[target.model_format]],
+            "limit": self.limit,
+            "max_drop": self.options.max_drop,
+            "seed": self.options.seed,
+            "tools": {tool: _version(tool) for tool in _TOOLS},
+            "processor": [platform.machine(), *cpu_features()],
+        }
+        return f"sha256:{hashlib.sha256(canonical_json(parts)).hexdigest()}"
+
+    def _made(self, targets: Sequence[Target]) -> dict[str, QuantizationReport]:
+        with tempfile.TemporaryDirectory(prefix="asdic-quantize-") as folder:
+            climbs = self._climbed(targets, Path(folder))
+            if not self.options.allow_fail:
+                _refuse_failed(targets, climbs, self.limit)
+            rtx: dict[ModelFormat, str] = {
+                model_format: _rtx_remark(climb.best)
+                for model_format, climb in climbs.items()
+                if model_format is ModelFormat.ONNX_QDQ
+            }
+            return {
+                target.name: self._written(
+                    target, climbs[target.model_format], rtx.get(target.model_format)
+                )
+                for target in targets
+            }
+
+    def _climbed(self, targets: Sequence[Target], folder: Path) -> dict[ModelFormat, Climb]:
+        write_material(self.model, self.inputs.calibration, folder)
+        judges = {target.model_format: _judge_of(target) for target in targets}
+        ladders = {
+            model_format: Ladder(
+                model=self.model,
+                inputs=self.inputs,
+                model_format=model_format,
+                runtime=runtime,
+                recipes=self.recipes[model_format],
+                limit=self.limit,
+                seed=self.options.seed,
+                material=folder,
+                folder=folder / model_format.value,
+            )
+            for model_format, runtime in judges.items()
+        }
+        with ThreadPoolExecutor(max_workers=min(_AT_ONCE, usable_threads())) as pool:
+            climbing = {
+                one: pool.submit(ladder.climb, self.stage) for one, ladder in ladders.items()
+            }
+            return {model_format: future.result() for model_format, future in climbing.items()}
+
+    def _written(self, target: Target, climb: Climb, rtx_remark: str | None) -> QuantizationReport:
+        latency = self._latency(target, climb.best)
+        remarks = [*self.inputs.notes, *_remarks(target, labelled=self.inputs.labelled)]
+        if rtx_remark:
+            remarks.append(rtx_remark)
+        report = self._report(target, climb, latency, tuple(remarks))
+        self.stage(target.name, "writing")
+        write_variant(
+            self.out / target.name,
+            target=target,
+            rung=climb.best,
+            inputs=self.inputs,
+            description=self.model.description,
+            report=report,
+            max_drop=self.options.max_drop,
+            replace=self.options.force,
+        )
+        self.stage(target.name, report.summary)
+        return report
+
+    def _latency(self, target: Target, rung: Rung) -> Comparison | None:
+        if not _runs_here(target):
+            return None
+        self.stage(target.name, "timing INT8 and FP32 by turns")
+        return compare(
+            lambda: open_runner(rung.folder, rung.files, target.runtime),
+            lambda: open_runner(rung.folder, rung.files, target.runtime, as_float=True),
+            self.inputs.cases[0].image,
+            seconds=LATENCY_S,
+            seed=self.options.seed,
+        )
+
+    def _report(
+        self, target: Target, climb: Climb, latency: Comparison | None, remarks: tuple[str, ...]
+    ) -> QuantizationReport:
+        rung, judgement, drop = climb.best, climb.best.judgement, climb.best.drop
+        losses = judgement.fp32_points - judgement.int8_points
+        return QuantizationReport(
+            model=self.model.name,
+            target=target.name,
+            recipe=rung.recipe.name,
+            verdict=rung.verdict,
+            summary=describe_verdict(drop, limit=self.limit),
+            metric=judgement.metric,
+            labelled=self.inputs.labelled,
+            limit=self.limit,
+            fp32=float(judgement.fp32_points.mean()),
+            int8=float(judgement.int8_points.mean()),
+            drop=drop.mean,
+            ci95=(drop.low, drop.high),
+            samples=drop.samples,
+            worst_sample=self.inputs.cases[judgement.worst].name,
+            worst_drop=float(losses.max()),
+            empty=judgement.empty,
+            sqnr_db=finite_or_none(judgement.sqnr_db),
+            int8_share=rung.files.int8_share,
+            bytes_fp32=_bytes(rung.folder, rung.files.float_files),
+            bytes_int8=_bytes(rung.folder, rung.files.files),
+            latency_ratio=latency.ratio if latency else None,
+            latency_ratio_ci95=(latency.low, latency.high) if latency else None,
+            judged_by=_judged_by(target, rung),
+            simulated=target.simulator is not None,
+            remarks=remarks,
+            assumptions=self.model.assumptions,
+            calibration_samples=len(self.inputs.calibration),
+            tried=climb.tried,
+            fingerprint=self._fingerprint(target),
+        )
+
+
+def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
+    if options.recipe is None:
+        return LADDERS[model_format]
+    return (parse_recipe(options.recipe, model_format),)
+
+
+def _judge_of(target: Target) -> Runtime:
+    return target.simulator or target.runtime
+
+
+def _check_runtime(runtime: Runtime) -> None:
+    """Say at once, and not after the conversion, that the runtime that judges is missing."""
+    try:
+        importlib.import_module(_MODULES[runtime])
+    except ImportError as error:
+        raise MissingPackageError(_MODULES[runtime].split(".")[0], runtime.value) from error
+
+
+def _refuse_failed(
+    targets: Sequence[Target], climbs: Mapping[ModelFormat, Climb], limit: float
+) -> None:
+    for target in targets:
+        best = climbs[target.model_format].best
+        if best.verdict is Verdict.FAIL:
+            raise accuracy_drop(target.name, best, limit=limit)
+
+
+def _rtx_remark(rung: Rung) -> str:
+    """Return what TensorRT-RTX's parser says of the graph.
+
+    Raises:
+        UnsupportedModelError: It refuses the graph.
+    """
+    errors = parse_with_rtx(rung.folder / rung.files.files[0])
+    if errors is None:
+        return "not checked by a TensorRT parser: tensorrt-rtx is not installed; not run on an Orin"
+    if errors:
+        raise UnsupportedModelError(f"TensorRT-RTX's parser refuses the graph: {errors[0]}")
+    return f"accepted by the parser of TensorRT-RTX {_version('tensorrt-rtx')}; not run on an Orin"
+
+
+def _remarks(target: Target, *, labelled: bool) -> Iterator[str]:
+    if not labelled:
+        yield "no labels: this is agreement with FP32, not accuracy"
+    if target.simulator is None and target.architecture is not _MACHINES.get(platform.machine()):
+        yield (
+            f"judged on {platform.machine()}, not on {target.architecture.value}; the golden set "
+            "confirms it on the device"
+        )
+    if target.execution_device != "cpu" and target.simulator is None:
+        yield f"judged on the processor, not on the {target.execution_device}"
+
+
+def _runs_here(target: Target) -> bool:
+    return (
+        target.simulator is None
+        and target.execution_device == "cpu"
+        and target.architecture is _MACHINES.get(platform.machine())
+    )
+
+
+def _judged_by(target: Target, rung: Rung) -> str:
+    facts = rung.judgement.facts
+    name = _JUDGES[Runtime(facts.runtime)].format(version=facts.version)
+    features = " ".join(facts.cpu_features) or "no known features"
+    simulated = f" (simulates {target.runtime.value})" if target.simulator else ""
+    return f"{name}{simulated}, {platform.machine()}: {features}"
+
+
+def _bytes(folder: Path, names: Sequence[str]) -> int:
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def _version(tool: str) -> str:
+    try:
+        return importlib.metadata.version(tool)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
