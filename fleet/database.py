@@ -6,6 +6,7 @@ PostgreSQL can take its place. Every write can be repeated without harm.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from asdic.contract.errors import ConfigError
 
@@ -124,6 +125,7 @@ class Database:
         Raises:
             ConfigError: The file is no database of ours, or one of another schema version.
         """
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         self._engine = create_engine(f"sqlite:///{path}")
@@ -148,9 +150,16 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Yield a connection whose changes are stored together, or not at all."""
-        with self._engine.execution_options(asdic_writes=True).begin() as connection:
-            yield connection
+        """Yield a connection whose changes are stored together, or not at all.
+
+        Raises:
+            OSError: The disk does not take them.
+        """
+        try:
+            with self._engine.execution_options(asdic_writes=True).begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise OSError(errno.EIO, f"cannot write: {error.orig}", str(self._path)) from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import AsdicError, ConfigError, ReleaseError
+from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json, parse_json
 from asdic.contract.messages import (
     MISSING_TYPE,
@@ -30,20 +30,24 @@ from asdic.contract.messages import (
     Missing,
     Presence,
     Progress,
-    offer_topic,
 )
 from asdic.contract.release import Layout, Release
-from asdic.contract.trust import Offer, proof_of
+from asdic.contract.trust import proof_of
 from asdic.fleet.broker import Address
 from asdic.fleet.database import Database
-from asdic.fleet.decision import Decisions, OfferRelease, RolloutEvent, WithdrawOffer
-from asdic.fleet.director import Director, encode_offer
+from asdic.fleet.decision import (
+    Decisions,
+    OfferRelease,
+    RolloutEvent,
+    RolloutState,
+    WithdrawOffer,
+)
+from asdic.fleet.director import Director
 from asdic.fleet.inventory import Device, Inventory
 from asdic.fleet.link import Connected, MqttLink, Received
-from asdic.fleet.metadata import utc_now
+from asdic.fleet.offers import Offers
 from asdic.fleet.records import Event, RolloutRecords
 from asdic.fleet.rollout import Rollout, advance, move
-from asdic.fleet.signing import SignedReleases, check_release
 from asdic.fleet.stage import MemberState, Policy, parse_steps, plan
 from asdic.fleet.transfer import Transfer, TransferLimits
 
@@ -84,6 +88,7 @@ class Fleet:
         self.records = RolloutRecords(self._database)
         self.director = Director(config.state / DIRECTOR_FOLDER)
         self._link = MqttLink(broker)
+        self.offers = Offers(config.releases, self.director, self._link)
         self.transfer = Transfer(self._blob_path, self._link, config.transfer)
         self._reports = self.inventory.reports()
         self._watched = {one.id: one for one in self.records.all() if one.is_watched}
@@ -143,7 +148,7 @@ class Fleet:
             layout = Layout.open(self.config.releases)
             release = layout.release(push.version)
             chosen = self.inventory.select(push.selection)
-            manifests = self._offerable(layout, release, chosen)
+            manifests = self.offers.check(layout, release, chosen)
             salt = secrets.token_hex(8)
             stages, members, unsupported = plan(
                 {device.id: device.target for device in chosen}, manifests, steps=steps, salt=salt
@@ -192,7 +197,7 @@ class Fleet:
             rollout = self.records.get(rollout_id)
             self._apply(*move(rollout, event, reason=reason, now=time.time()))
             if event is RolloutEvent.RESUME:
-                self._offer_again(self.records.get(rollout_id))
+                self._issue_missing(self.records.get(rollout_id))
                 self._advance(rollout_id)
             return self.records.get(rollout_id)
 
@@ -210,47 +215,20 @@ class Fleet:
             layout = Layout.open(self.config.releases)
             release = layout.release(version)
             chosen = self.inventory.select(selection)
-            self._offerable(layout, release, chosen)
-            return {
-                device.id: encode_offer(self._exported(layout, release, device))
-                for device in chosen
-                if device.target in release.variants
-            }
+            self.offers.check(layout, release, chosen)
+            served = [device for device in chosen if device.target in release.variants]
+            return {device.id: self._exported(layout, release, device) for device in served}
+
+    def _exported(self, layout: Layout, release: Release, device: Device) -> bytes:
+        standing = self.offers.standing_rollout(device.id)
+        exported = self.offers.export(layout, release, device)
+        if standing is not None:
+            self.offers.issue(self.records.get(standing), device.id)
+        return exported
 
     def events(self, rollout_id: str) -> tuple[Event, ...]:
         """Return what happened in a rollout."""
         return self.records.events(rollout_id)
-
-    def _exported(self, layout: Layout, release: Release, device: Device) -> Offer:
-        standing = self.director.standing(device.id)
-        offer = self.director.offer_for(
-            device=device.id,
-            target=device.target,
-            release=release,
-            layout=layout,
-            rollout=f"export-{release.version}",
-        )
-        self.director.withdraw(device.id, offer.rollout)
-        if standing is not None:
-            rollout = self.records.get(standing.rollout)
-            self._offer(rollout, device.id)
-        return offer
-
-    def _offerable(
-        self, layout: Layout, release: Release, chosen: tuple[Device, ...]
-    ) -> Mapping[str, str]:
-        targets = {device.target for device in chosen} & set(release.variants)
-        if not targets:
-            wanted = ", ".join(sorted({device.target for device in chosen}))
-            raise ReleaseError(
-                f"release {release.version} has no variant for any selected device ({wanted})"
-            )
-        signed = SignedReleases(layout.folder)
-        for target in targets:
-            signed.check(layout, release, target, utc_now())
-        self.director.image_root(layout.folder)
-        check_release(layout, release)
-        return {target: release.variants[target].digest for target in targets}
 
     def _run(self) -> None:
         try:
@@ -273,11 +251,7 @@ class Fleet:
         timeout = self.config.tick_s
         for _ in range(_MESSAGES_A_TURN):
             try:
-                message = (
-                    self._link.inbox.get(timeout=timeout)
-                    if timeout
-                    else (self._link.inbox.get_nowait())
-                )
+                message = self._link.inbox.get(block=timeout > 0, timeout=timeout)
             except queue.Empty:
                 return
             timeout = 0.0
@@ -286,12 +260,18 @@ class Fleet:
 
     def _handle(self, message: Received | Connected) -> None:
         if isinstance(message, Connected):
-            self._publish_standing()
+            self._on_connected()
             return
         try:
             _CHANNELS[message.channel](self, message.device, message.payload)
         except AsdicError as error:
             log.warning("%s of %s: %s", message.channel, message.device, error)
+
+    def _on_connected(self) -> None:
+        for rollout in tuple(self._watched.values()):
+            if rollout.is_open:
+                self._issue_missing(rollout)
+        self.offers.publish_standing(device.id for device in self.inventory.all())
 
     def _on_report(self, device: str, payload: bytes) -> None:
         report = self.inventory.accept_report(device, payload, time.time())
@@ -331,49 +311,25 @@ class Fleet:
             for decision in decisions:
                 match decision:
                     case OfferRelease(device=device):
-                        self._offer(rollout, device)
+                        self.offers.issue(rollout, device)
                     case WithdrawOffer(device=device):
-                        self._withdraw(rollout, device)
+                        if self.offers.withdraw(rollout, device):
+                            self.transfer.leave(device)
                     case _:
                         pass
-        except ReleaseError as error:
-            self._apply(*move(rollout, RolloutEvent.PAUSE, reason=str(error), now=time.time()))
+        except AsdicError as error:
+            self._pause(rollout, str(error))
 
-    def _offer(self, rollout: Rollout, device: str) -> None:
-        layout = Layout.open(self.config.releases)
-        target = next(one.target for one in rollout.members if one.device == device)
-        offer = self.director.offer_for(
-            device=device,
-            target=target,
-            release=layout.release(rollout.version),
-            layout=layout,
-            rollout=rollout.id,
-        )
-        self._link.publish(offer_topic(device), encode_offer(offer), retain=True)
+    def _issue_missing(self, rollout: Rollout) -> None:
+        try:
+            self.offers.issue_missing(rollout)
+        except AsdicError as error:
+            self._pause(rollout, str(error))
 
-    def _withdraw(self, rollout: Rollout, device: str) -> None:
-        if self.director.withdraw(device, rollout.id):
-            self.transfer.leave(device)
-            self._link.publish(offer_topic(device), b"", retain=True)
-
-    def _offer_again(self, rollout: Rollout) -> None:
-        """Issue what was decided and never signed, as after a crash or an expired timestamp."""
-        for member in rollout.members:
-            if member.state is not MemberState.OFFERED:
-                continue
-            standing = self.director.standing(member.device)
-            if standing is None or standing.rollout != rollout.id:
-                self._offer(rollout, member.device)
-
-    def _publish_standing(self) -> None:
-        """Bring the retained offers of a broker that may have forgotten them up to date."""
-        for rollout in tuple(self._watched.values()):
-            if rollout.is_open:
-                self._offer_again(rollout)
-        for device in self.inventory.all():
-            offer = self.director.standing(device.id)
-            payload = encode_offer(offer) if offer else b""
-            self._link.publish(offer_topic(device.id), payload, retain=True)
+    def _pause(self, rollout: Rollout, reason: str) -> None:
+        log.warning("rollout %s: %s", rollout.id, reason)
+        if rollout.state is RolloutState.RUNNING:
+            self._apply(*move(rollout, RolloutEvent.PAUSE, reason=reason, now=time.time()))
 
     def _supersede(self, newer: Rollout) -> None:
         devices = {member.device for member in newer.members}
@@ -404,6 +360,10 @@ def _has_effect(rollout: Rollout) -> bool:
 def _finished_before(history: tuple[Rollout, ...], current: Rollout | None) -> str:
     older = history[history.index(current) + 1 :] if current else ()
     for rollout in older:
-        if current and rollout.state.value == "finished" and rollout.version != current.version:
+        if (
+            current
+            and rollout.state is RolloutState.FINISHED
+            and rollout.version != current.version
+        ):
             return rollout.version
     raise ConfigError("no other release finished before; say which one with --to VERSION")

@@ -66,7 +66,8 @@ def wait_for_signal(fleet: Fleet) -> None:
     """Wait until the process shall end, by SIGINT or SIGTERM or the failure of the loop.
 
     Raises:
-        RuntimeError: The manager's loop failed, which is a bug here.
+        OSError: The manager could not go on, as on a full disk.
+        RuntimeError: The manager's loop failed in another way, which is a bug here.
     """
     ended = threading.Event()
     fleet.on_failure = ended.set
@@ -74,6 +75,8 @@ def wait_for_signal(fleet: Fleet) -> None:
         signal.signal(number, lambda _number, _frame: ended.set())
     while not ended.wait(timeout=1.0) and fleet.failure is None:
         pass
+    if isinstance(fleet.failure, OSError):
+        raise fleet.failure
     if fleet.failure is not None:
         raise RuntimeError("the fleet manager stopped") from fleet.failure
 
