@@ -104,6 +104,7 @@ class Fleet:
         Raises:
             LinkError: The broker does not answer.
         """
+        self.inventory.forget_presence()
         self._link.open()
         self._thread.start()
 

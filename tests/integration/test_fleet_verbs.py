@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,24 @@ def test_a_mistake_is_one_clear_line(verb: Verb, words: tuple[str, ...], message
     assert outcome.code == 1
     assert outcome.err.startswith(message)
     assert outcome.err.count("\n") == 1
+
+
+def test_a_disk_that_takes_no_more_leaves_no_release_behind(tmp_path: Path) -> None:
+    write_variant(tmp_path / "variants" / LITERT, model=b"x" * 100_000)
+    pack = "from asdic.cli.main import main; main()"
+    words = ("pack", "variants", "--version", "1.0.0")
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", sys.executable, "-c", pack, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("asdic: ")
+    assert result.stderr.count("\n") == 1
+    assert Layout.open(tmp_path / "releases").versions() == ()
+    assert list((tmp_path / "releases" / "blobs" / "sha256").iterdir()) == []
 
 
 def test_a_damaged_release_is_not_signed(verb: Verb, tmp_path: Path) -> None:

@@ -192,6 +192,29 @@ def test_expired_metadata_is_not_offered_until_it_is_signed_again(tmp_path: Path
     assert offer_of(director, layout).image
 
 
+def test_targets_are_signed_again_before_they_expire(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    in_310_days = utc_now() + timedelta(days=310)
+    repository = ImageRepository(
+        tmp_path / "releases", tmp_path / "keys", clock=lambda: in_310_days
+    )
+    assert repository.sign(layout, "1.0.0") == ()
+    targets = repository.signed.targets()
+    assert (targets.version, list(targets.targets)) == (2, [f"1.0.0/{LITERT}.json"])
+
+
+def test_a_timestamp_is_renewed_without_the_targets_key(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    for role in ("root", "targets"):
+        (tmp_path / "keys" / f"{role}.pem").unlink()
+    in_20_days = utc_now() + timedelta(days=20)
+    ImageRepository(tmp_path / "releases", tmp_path / "keys", clock=lambda: in_20_days).sign(
+        layout, "1.0.0"
+    )
+    in_40_days = utc_now() + timedelta(days=40)
+    assert offer_of(Director(tmp_path / "director", clock=lambda: in_40_days), layout).image
+
+
 def test_a_root_is_renewed_by_its_own_key_before_it_expires(tmp_path: Path) -> None:
     layout = add_signed_release(tmp_path / "releases")
     in_320_days = utc_now() + timedelta(days=320)
