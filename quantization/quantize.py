@@ -14,7 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
+from asdic.contract.errors import (
+    AsdicError,
+    ConfigError,
+    MissingPackageError,
+    UnsupportedModelError,
+)
 from asdic.contract.files import canonical_json
 from asdic.contract.target import Architecture, ModelFormat, Runtime, Target, target_named
 from asdic.contract.variant import read_variant
@@ -28,7 +33,6 @@ from asdic.quantization.judge import open_runner
 from asdic.quantization.ladder import Climb, Ladder, Rung, Stage, accuracy_drop
 from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import (
-    REPORT_FILE,
     QuantizationReport,
     finite_or_none,
     read_report,
@@ -165,14 +169,11 @@ class _Run:
         folder = self.out / target.name
         if self.options.force or not folder.exists():
             return None
-        if (folder / REPORT_FILE).is_file():
-            read_variant(folder)
-            report = read_report(folder)
-            if report.fingerprint == self._fingerprint(target):
-                self.stage(target.name, "unchanged, kept")
-                return report
+        if _is_whole(folder) and read_report(folder).fingerprint == self._fingerprint(target):
+            self.stage(target.name, "unchanged, kept")
+            return read_report(folder)
         raise ConfigError(
-            f"{folder} exists and was made from other inputs; use --force to replace it"
+            f"{folder} is damaged, or was made from other inputs; use --force to replace it"
         )
 
     def _fingerprint(self, target: Target) -> str:
@@ -298,6 +299,15 @@ class _Run:
             tried=climb.tried,
             fingerprint=self._fingerprint(target),
         )
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_variant(folder)
+        read_report(folder)
+    except AsdicError:
+        return False
+    return True
 
 
 def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
