@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Final
+from typing import Final
 
 from asdic.contract.messages import UpdateState
 from asdic.device.config import (
@@ -37,6 +37,7 @@ QUICK: Final = Timing(
     reconnect_min_s=0.1,
     reconnect_max_s=0.5,
     runner_restart_s=0.1,
+    bench_s=0.1,
     deadlines_s={"probation": 30.0, "rolling-back": 30.0, "offered": 30.0},
 )
 """Patience for tests, where everything that can be quick is."""
