@@ -85,9 +85,11 @@ def test_variants_are_packed_signed_and_inspected(verb: Verb, tmp_path: Path) ->
     packed = verb("pack", "variants", "--version", "1.0.0")
     assert packed.code == 0
     assert f"packed release 1.0.0 with 2 variants: {LITERT}, {OPENVINO}" in packed.out
+    assert verb("pack", "variants", "--version", "1.0.0", "--json").json["signed"] is False
     signed = verb("sign", "releases")
     assert "keep root.pem and targets.pem offline" in signed.out
     assert verb("sign", "releases").out == "release 1.0.0: was signed\n"
+    assert verb("sign", "releases", "--json").json == {"keys_made": [], "signed": {"1.0.0": []}}
     view = verb("inspect", "releases", "1.0.0", "--json").json
     assert view["signed"] is True
     assert [variant["target"] for variant in view["variants"]] == [LITERT, OPENVINO]
@@ -133,11 +135,11 @@ def test_a_mistake_is_one_clear_line(verb: Verb, words: tuple[str, ...], message
 
 
 def test_a_disk_that_takes_no_more_leaves_no_release_behind(tmp_path: Path) -> None:
-    write_variant(tmp_path / "variants" / LITERT, model=b"x" * 100_000)
+    write_variant(tmp_path / "variants" / LITERT, model=b"x" * (5 << 20))
     pack = "from asdic.cli.main import main; main()"
     words = ("pack", "variants", "--version", "1.0.0")
     result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", sys.executable, "-c", pack, *words],
+        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "-", sys.executable, "-c", pack, *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -227,7 +229,9 @@ def test_a_release_is_exported_for_a_box_without_a_network(
 ) -> None:
     with box_online(verb, served):
         outcome = verb("export", "1.0.0", "--to", "box-1", "--out", "stick/releases")
+        again = verb("export", "1.0.0", "--out", "stick/releases", "--json")
     assert outcome.code == 0
+    assert again.json["devices"] == ["box-1"]
     copy = Layout.open(tmp_path / "stick" / "releases")
     assert copy.versions() == ("1.0.0",)
     assert (copy.folder / "offers" / "box-1.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseEr
 from asdic.contract.messages import Loaded, RuntimeFacts, UpdateState
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.fleet.broker import Address, open_broker
+from asdic.fleet.broker import Address, open_broker, parse_address
 from asdic.fleet.decision import RolloutEvent
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.metadata import utc_now
@@ -382,6 +383,59 @@ def test_a_device_cannot_join_before_a_release_is_signed(tmp_path: Path) -> None
         layout = add_release(config.releases)
         ImageRepository(config.releases, tmp_path / "keys", clock=utc_now).sign(layout, "1.0.0")
         assert fleet.enrol(request)
+
+
+def test_a_broker_that_comes_back_empty_gets_all_offers_again(
+    config: FleetConfig, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "broker"
+    elsewhere.mkdir()
+    box = Box("box", LITERT)
+    with ExitStack() as stack:
+        broker = stack.enter_context(open_broker(elsewhere, None))
+        fleet = Fleet(config, broker)
+        fleet.start()
+        try:
+            token = fleet.inventory.new_token(0.0)
+            fleet.enrol(enrolment(token, box.device, box.key, box.target))
+            rollout = fleet.push(Push(version="1.0.0"))
+            stack.close()
+            stack.enter_context(open_broker(elsewhere, None))
+            box.connect(broker.host, broker.port)
+            wait_for_state(fleet, rollout, "finished")
+        finally:
+            box.close()
+            fleet.stop()
+
+
+def test_a_remembered_port_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:
+    with open_broker(tmp_path, None) as address:
+        pass
+    with (
+        socket.create_server((address.host, address.port)),
+        pytest.raises(LinkError, match=f"{address}, the broker's address .* is taken"),
+        open_broker(tmp_path, None, patience_s=0.1),
+    ):
+        pass
+
+
+def test_a_broker_that_left_before_the_manager_came_is_one_clear_error(
+    config: FleetConfig,
+) -> None:
+    fleet = Fleet(config, Address(host="127.0.0.1", port=9))
+    with pytest.raises(LinkError, match=r"no broker at 127\.0\.0\.1:9"):
+        fleet.start()
+    fleet.stop()
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1883", "host:0", "host:70000", "host:x"])
+def test_what_is_no_brokers_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a broker's address"):
+        parse_address(text)
+
+
+def test_a_brokers_address_may_be_ipv6() -> None:
+    assert parse_address("[::1]:1883") == Address(host="::1", port=1883)
 
 
 def test_an_unreachable_broker_is_one_clear_error(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asdic.contract.errors import ConfigError, ReleaseError
-from asdic.contract.messages import RuntimeFacts, UpdateState
+from asdic.contract.files import canonical_json
+from asdic.contract.messages import (
+    PROGRESS_TYPE,
+    EnrolBody,
+    EnrolRequest,
+    Progress,
+    RuntimeFacts,
+    UpdateState,
+)
+from asdic.contract.trust import proof_of
 from asdic.fleet.database import Database
 from asdic.fleet.inventory import Inventory
 from tests.support.box import Box, enrolment
@@ -148,6 +157,27 @@ def test_a_message_of_nobody_is_ignored(inventory: Inventory) -> None:
     assert (
         inventory.accept_report("ghost", Box("ghost", LITERT).report(UpdateState.IDLE), 1.0) is None
     )
+
+
+def test_a_progress_of_nobody_is_ignored(inventory: Inventory) -> None:
+    assert inventory.open_message("ghost", b"{}", PROGRESS_TYPE, Progress) is None
+
+
+@pytest.mark.parametrize("key", ["", "zz" * 32, "ab" * 31])
+def test_what_is_no_public_key_is_refused(inventory: Inventory, key: str) -> None:
+    identity, secret = inventory.new_token(0.0).split(".")
+    body = canonical_json(EnrolBody(device="box-1", public_key=key, target=LITERT)).decode()
+    proof = proof_of(secret.encode(), body.encode())
+    request = EnrolRequest(token_id=identity, body=body, proof=proof)
+    with pytest.raises(ConfigError, match="64 hex digits"):
+        inventory.enrol(request, 1.0)
+
+
+def test_more_tags_than_anybody_needs_are_refused(inventory: Inventory) -> None:
+    tags = {str(number): "x" for number in range(33)}
+    request = enrolment(inventory.new_token(0.0), "box-1", KEY, LITERT, tags=tags)
+    with pytest.raises(ConfigError, match="32 tags"):
+        inventory.enrol(request, 1.0)
 
 
 def test_every_report_is_kept_as_it_was_signed(database: Database, inventory: Inventory) -> None:
