@@ -47,15 +47,15 @@ def run_fleet(place: Place) -> FleetOutcome:
     with _manager(place), _boxes(place):
         oracle = Oracle(place, tuple(BOXES))
         show("push", FIRST, "--to", "all", *fleet, "--wait")
-        oracle.look()
+        oracle.look(_believed(place))
         show("push", BETTER, "--to", "all", *canary, *fleet, "--wait")
-        oracle.look()
+        oracle.look(_believed(place))
         show("push", BROKEN, "--to", "all", *canary, *fleet, "--wait", expect=1)
         click.secho("halted, as it should be: the canary refused what it was given", fg="yellow")
-        oracle.look()
+        oracle.look(_believed(place))
         before = _devices(place)
         show("rollback", "--to", FIRST, *fleet, "--wait")
-        forbidden = oracle.look()
+        forbidden = oracle.look(_believed(place))
         show("status", *fleet)
         return FleetOutcome(
             rollouts=_rollouts(place),
@@ -111,6 +111,10 @@ def _url(place: Place) -> str:
 
 def _status(place: Place) -> list[dict[str, Any]]:
     return list(ask("status", "--fleet", place.fleet, "--json")["devices"])
+
+
+def _believed(place: Place) -> dict[str, str | None]:
+    return {device["id"]: device["manifest"] for device in _status(place)}
 
 
 def _devices(place: Place) -> list[dict[str, Any]]:
