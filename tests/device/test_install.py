@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asdic.contract.messages import UpdateState
+from asdic.contract.variant import Limits
 from tests.support.boxes import Box, runs
 from tests.support.yard import Yard
 
@@ -19,6 +20,16 @@ from tests.support.yard import Yard
 @pytest.fixture
 def box(yard: Yard, tmp_path: Path) -> Box:
     return Box.make(tmp_path / "box1", roots=yard.roots)
+
+
+@pytest.fixture(scope="module")
+def installed(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Box:
+    """A box that has installed 1.0.0, which its tests leave as it is."""
+    box = Box.make(tmp_path_factory.mktemp("installed") / "box1", roots=yard.roots)
+    done = box.install(yard.stick("1.0.0"))
+    assert done.returncode == 0
+    assert done.stdout == "1.0.0 is committed and runs\n"
+    return box
 
 
 @pytest.fixture
@@ -51,19 +62,15 @@ def change_offer(stick: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(offer), encoding="utf-8")
 
 
-def test_a_release_out_of_a_folder_is_committed(box: Box, stick: Path) -> None:
-    done = box.install(stick)
-    assert done.returncode == 0
-    assert done.stdout == "1.0.0 is committed and runs\n"
-    assert runs(box.status) == "1.0.0"
+def test_a_release_out_of_a_folder_is_committed(installed: Box) -> None:
+    assert runs(installed.status) == "1.0.0"
 
 
-def test_installing_what_runs_is_no_change(box: Box, stick: Path) -> None:
-    box.install(stick)
-    current = box.status.current
-    done = box.install(stick)
+def test_installing_what_runs_is_no_change(installed: Box, yard: Yard) -> None:
+    current = installed.status.current
+    done = installed.install(yard.stick("1.0.0"))
     assert done.returncode == 0
-    assert box.status.current == current
+    assert installed.status.current == current
 
 
 def test_an_openvino_box_installs_its_own_variant(tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_a_replayed_offer_is_refused(box: Box, yard: Yard, tmp_path: Path) -> No
     done = box.install(old)
     assert done.returncode == 1
     assert "is older than what this device has accepted" in done.stderr
-    assert runs(box.status) == "1.1.0"
+    assert box.status.current == yard.manifest("1.1.0")
     assert box.status.journal.state is UpdateState.REJECTED
 
 
@@ -156,8 +163,6 @@ def test_a_folder_that_holds_no_releases_is_refused(box: Box, tmp_path: Path) ->
 
 
 def test_a_model_that_is_too_slow_for_its_release_is_refused(tmp_path: Path) -> None:
-    from asdic.contract.variant import Limits
-
     yard = Yard(tmp_path / "yard")
     yard.add("1.0.0", limits=Limits(latency_ms=1e-6))
     box = Box.make(tmp_path / "box1", roots=yard.roots)
@@ -165,8 +170,6 @@ def test_a_model_that_is_too_slow_for_its_release_is_refused(tmp_path: Path) -> 
 
 
 def test_a_model_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
-    from asdic.contract.variant import Limits
-
     yard = Yard(tmp_path / "yard")
     yard.add("1.0.0", limits=Limits(memory_bytes=20 << 20))
     box = Box.make(tmp_path / "box1", roots=yard.roots)
@@ -180,16 +183,15 @@ def test_installing_beside_a_running_agent_is_refused(box: Box, stick: Path) -> 
         assert "an agent already works on" in refused(box, stick)
 
 
-def test_status_says_what_runs(box: Box, stick: Path) -> None:
-    box.install(stick)
-    said = box.call("status").stdout
+def test_status_says_what_runs(installed: Box) -> None:
+    said = installed.call("status").stdout
     assert re.search(r"^runs +1\.0\.0, \d+ inferences$", said, re.MULTILINE)
-    assert json.loads(box.call("status", "--json").stdout)["journal"]["state"] == "committed"
+    told = json.loads(installed.call("status", "--json").stdout)
+    assert told["journal"]["state"] == "committed"
 
 
-def test_bench_measures_what_runs(box: Box, stick: Path) -> None:
-    box.install(stick)
-    done = box.call("bench", "--seconds", "0.1", "--json")
+def test_bench_measures_what_runs(installed: Box) -> None:
+    done = installed.call("bench", "--seconds", "0.1", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["simulated"] is True
 

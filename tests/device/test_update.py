@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from asdic.contract.messages import Loaded, UpdateState
+from asdic.contract.messages import Loaded, Missing, Progress, UpdateState
+from asdic.contract.release import Descriptor
 from asdic.device.application import HealthCall, Program
-from asdic.device.link import ChunkArrived, FolderLink, OfferArrived
+from asdic.device.link import Arrival, ChunkArrived, FolderLink, OfferArrived
 from asdic.device.update.storage import DiskStorage
 from asdic.device.update.store import Pointer
 from asdic.device.update.update import Update
@@ -45,6 +46,35 @@ class Plug:
         self.said = Program(loaded=loaded, health=health)
 
 
+class Sticks:
+    """Folders that are plugged in one after the other; the last one gives the blobs."""
+
+    def __init__(self) -> None:
+        self._link: FolderLink | None = None
+
+    def plug_in(self, folder: Path) -> None:
+        self._link = FolderLink(folder, "box1")
+        self._link.start()
+
+    def receive(self) -> Arrival | None:
+        return self._link.receive(0.0) if self._link else None
+
+    def follow(self, blob: Descriptor) -> None:
+        if self._link:
+            self._link.follow(blob)
+
+    def leave(self, blob: Descriptor) -> None:
+        if self._link:
+            self._link.leave(blob)
+
+    def send_progress(self, progress: Progress) -> None:
+        pass
+
+    def send_missing(self, missing: Missing) -> None:
+        if self._link:
+            self._link.send_missing(missing)
+
+
 class Bench:
     """One update on one box, moved on by hand."""
 
@@ -58,26 +88,20 @@ class Bench:
         self.storage = storage or DiskStorage()
         self.start()
 
-    def start(self) -> None:
+    def start(self, source: Sticks | None = None) -> None:
         """Start the machine, again after a restart."""
-        self.link: FolderLink | None = None
+        self.source = source or Sticks()
         self.update = Update(
             self.box.state,
             self.box.config,
             storage=self.storage,
-            source=self,
+            source=self.source,
             program=self.plug,
             crashes=lambda: self.crashes,
             changed=lambda journal: self.states.append(journal.state),
             clock=lambda: time.monotonic() + self.later_s,
         )
         self.update.resume()
-
-    # The source of blobs is a folder link that changes with each offer.
-    def __getattr__(self, name: str) -> object:
-        if name in {"follow", "leave", "send_progress", "send_missing"}:
-            return getattr(self.link, name)
-        raise AttributeError(name)
 
     @property
     def state(self) -> UpdateState:
@@ -89,12 +113,11 @@ class Bench:
         return refusal.code if refusal else ""
 
     def offer(self, version: str, *, rollout: str = "") -> None:
-        self.link = FolderLink(self.yard.stick(version, rollout=rollout), "box1")
-        self.link.start()
+        self.source.plug_in(self.yard.stick(version, rollout=rollout))
         self.turn()
 
     def turn(self) -> None:
-        while self.link is not None and (arrival := self.link.receive(0.0)) is not None:
+        while (arrival := self.source.receive()) is not None:
             match arrival:
                 case OfferArrived():
                     self.update.take_offer(arrival.data)
@@ -443,10 +466,9 @@ def test_rolling_back_by_an_offer_of_the_older_release_is_allowed(running: Bench
 def test_a_restart_goes_on_from_the_journal(bench: Bench, state: UpdateState) -> None:
     bench.offer("1.0.0")
     bench.until_state(state)
-    link = bench.link
+    source = bench.source
     bench.update.stop()
-    bench.start()
-    bench.link = link
+    bench.start(source)
     bench.until_state(UpdateState.PROBATION)
     bench.plug.infer(bench.yard.manifest("1.0.0"))
     bench.until_over()
