@@ -167,7 +167,7 @@ def test_the_same_call_again_keeps_what_is_there(variants: Path, run: Path) -> N
 
 
 def test_a_variant_of_other_inputs_is_not_replaced_unasked(variants: Path, run: Path) -> None:
-    with pytest.raises(ConfigError, match="was made from other inputs; use --force"):
+    with pytest.raises(ConfigError, match="made from other inputs or options; use --force"):
         quantize_model(run, (LITERT,), variants, options=Options(samples=7))
 
 
