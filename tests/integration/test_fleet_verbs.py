@@ -19,8 +19,8 @@ from asdic.contract.release import Layout
 from asdic.fleet.manager import FleetConfig
 from asdic.fleet.server import running
 from asdic.fleet.transfer import TransferLimits
-from tests.support.box import Box, enrol_over_http, enrolment
 from tests.support.fleet import LITERT, OPENVINO, add_release, add_signed_release, write_variant
+from tests.support.paper_box import PaperBox, enrol_over_http, enrolment
 
 
 class Outcome(NamedTuple):
@@ -67,8 +67,8 @@ def served(tmp_path: Path) -> Iterator[FleetConfig]:
 
 
 @contextmanager
-def box_online(verb: Verb, config: FleetConfig, **fields: Any) -> Iterator[Box]:
-    box = Box("box-1", LITERT, **fields)
+def box_online(verb: Verb, config: FleetConfig, **fields: Any) -> Iterator[PaperBox]:
+    box = PaperBox("box-1", LITERT, **fields)
     token = verb("token").out.strip()
     url = json.loads((config.state / "serve.json").read_text())["url"]
     grant = enrol_over_http(url, enrolment(token, box.device, box.key, LITERT), token)

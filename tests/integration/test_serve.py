@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from asdic.contract.messages import UpdateState
 from asdic.fleet.client import FleetClient
 from asdic.fleet.view import Overview, RolloutView
-from tests.support.box import Box, enrol_over_http, enrolment, wait_for
 from tests.support.fleet import LITERT, add_signed_release
+from tests.support.paper_box import PaperBox, enrol_over_http, enrolment, wait_for
 
 SERVE = (sys.executable, "-c", "from asdic.cli.main import main; main()", "serve")
 
@@ -46,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_killed_server_goes_on_where_it_stood(folder: Path) -> None:
-    boxes = [Box(f"box-{n}", LITERT, fetches=False) for n in range(2)]
+    boxes = [PaperBox(f"box-{n}", LITERT, fetches=False) for n in range(2)]
     with serving(folder) as process:
         client = FleetClient(folder / "fleet")
         for box in boxes:
@@ -71,7 +73,7 @@ def test_a_killed_server_goes_on_where_it_stood(folder: Path) -> None:
 
 
 def test_a_restarted_server_takes_nobody_for_online(folder: Path) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(folder):
         client = FleetClient(folder / "fleet")
         token = client.post("tokens", {}, dict[str, str])["token"]
@@ -93,6 +95,24 @@ def test_a_stopped_server_says_so_and_removes_its_address(
         assert process.wait(15) == 0
     assert not (folder / "fleet" / "serve.json").exists()
     assert (folder / "serve.log").read_text().splitlines()[-1] == "stopped"
+
+
+def test_a_server_that_cannot_write_any_more_ends_with_one_line(folder: Path) -> None:
+    with serving(folder) as process:
+        client = FleetClient(folder / "fleet")
+        box = PaperBox("box", LITERT)
+        token = client.post("tokens", {}, dict[str, str])["token"]
+        grant = enrol_over_http(client.url, enrolment(token, "box", box.key, LITERT), token)
+        with sqlite3.connect(folder / "fleet" / "fleet.db") as database:
+            database.execute("ALTER TABLE reports RENAME TO elsewhere")
+        database.close()
+        box.connect(grant.broker_host, grant.broker_port)
+        box.report(UpdateState.IDLE)
+        assert process.wait(15) == 1
+        box.close()
+    words = (folder / "serve.log").read_text().splitlines()
+    assert words[-1] == "asdic: fleet/fleet.db: cannot write: no such table: reports"
+    assert not any(word.startswith("Traceback") for word in words)
 
 
 def test_a_server_whose_disk_is_full_ends_with_one_line(folder: Path) -> None:
