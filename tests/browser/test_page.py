@@ -10,9 +10,9 @@ import pytest
 from asdic.fleet.client import FleetClient
 from asdic.fleet.view import RolloutView
 from tests.integration.test_serve import serving
-from tests.support.box import Box, enrol_over_http, enrolment
 from tests.support.browser import browse, page_text
 from tests.support.fleet import LITERT, add_signed_release
+from tests.support.paper_box import PaperBox, enrol_over_http, enrolment
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def client(tmp_path: Path) -> Iterator[FleetClient]:
 
 
 def enrol(client: FleetClient, device: str, tags: dict[str, str] | None = None) -> None:
-    box = Box(device, LITERT)
+    box = PaperBox(device, LITERT)
     token = client.post("tokens", {}, dict[str, str])["token"]
     enrol_over_http(
         client.url, enrolment(token, box.device, box.key, LITERT, tags=tags or {}), token
