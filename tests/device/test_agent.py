@@ -239,3 +239,18 @@ def yard_with_a_large_release(yard: Yard) -> None:
     if "3.0.0" in yard.layout.versions():
         return
     yard.add("3.0.0", offset=0.15, ballast_bytes=9 * CHUNK_BYTES)
+
+
+def test_a_box_comes_back_after_the_broker_was_away(yard: Yard, tmp_path: Path) -> None:
+    with open_broker(tmp_path / "broker", None) as found:
+        address = BrokerAddress(host=found.host, port=found.port)
+    with Box.make(tmp_path / "box1", roots=yard.roots, broker=address) as box:
+        box.start()
+        box.wait_for(lambda _: "cannot be reached" in box.words)
+        with open_broker(tmp_path / "broker", None), shore_for(address, yard, box) as shore:
+            shore.offer("1.0.0")
+            report = shore.until_report(lambda report: report.state is UpdateState.COMMITTED)
+            assert report.version == "1.0.0"
+        box.wait_for(lambda _: "is gone" in box.words)
+        assert box.is_running
+        assert box.stop() == 0

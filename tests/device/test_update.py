@@ -5,6 +5,8 @@ What the inferring program says is the one thing that a test has to choose freel
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -504,3 +506,35 @@ def test_a_damaged_journal_of_an_idle_box_changes_nothing(running: Bench) -> Non
     running.until_over()
     assert running.state is UpdateState.IDLE
     assert running.current() == running.yard.manifest("1.0.0")
+
+
+class NearlyFullDisk(DiskStorage):
+    """A disk that says honestly that there is no room."""
+
+    def free_bytes(self, folder: Path) -> int:  # noqa: ARG002
+        return 1 << 20
+
+
+class FillingDisk(DiskStorage):
+    """A disk that somebody else fills while a blob is being written."""
+
+    def write_at(self, path: Path, offset: int, data: bytes) -> None:  # noqa: ARG002
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_full_disk_is_refused_before_anything_is_fetched(yard: Yard, tmp_path: Path) -> None:
+    box = Box.make(tmp_path / "box1", roots=yard.roots)
+    bench = Bench(yard, box, storage=NearlyFullDisk())
+    bench.offer("1.0.0")
+    bench.until_over()
+    assert (bench.state, bench.refusal) == (UpdateState.REJECTED, "no-space")
+    assert list((box.state.path / "store" / "partial").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_ends_the_update_and_nothing_stays(yard: Yard, tmp_path: Path) -> None:
+    box = Box.make(tmp_path / "box1", roots=yard.roots)
+    bench = Bench(yard, box, storage=FillingDisk())
+    bench.offer("1.0.0")
+    bench.until_over()
+    assert (bench.state, bench.refusal) == (UpdateState.FAILED, "no-space")
+    assert [path for path in (box.state.path / "store").rglob("*") if path.is_file()] == []

@@ -58,6 +58,7 @@ class Box:
         self.state = StateFolder(folder.resolve())
         self.log = folder.resolve().with_name(f"{folder.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
+        self._reports_before = 0
 
     @classmethod
     def make(
@@ -121,6 +122,8 @@ class Box:
         environment: Mapping[str, str] = NO_EXTRA,
     ) -> None:
         """Start ``asdic-agent run`` in the background."""
+        report = self.status.report
+        self._reports_before = report.number if report else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--state", str(self.state.path), *options],
@@ -180,8 +183,14 @@ class Box:
         )
 
     def wait_until_runs(self, version: str) -> DeviceStatus:
-        """Return the status once the inferring program has acknowledged ``version``."""
-        return self.wait_for(lambda status: runs(status) == version)
+        """Return the status once this agent says that the program has acknowledged ``version``."""
+        return self.wait_for(
+            lambda status: (
+                runs(status) == version
+                and status.report is not None
+                and status.report.number > self._reports_before
+            )
+        )
 
     def wait_for_state(self, state: UpdateState) -> DeviceStatus:
         """Return the status once the update is in ``state``."""

@@ -64,12 +64,12 @@ def chunk(number: int) -> bytes:
 
 def partial(folder: Path, blob: Descriptor | None = None) -> PartialBlob:
     storage = DiskStorage()
-    return PartialBlob(blob or descriptor(), Store(folder, storage), storage)
+    return PartialBlob(blob or descriptor(), Store(folder, storage).prepare(), storage)
 
 
 def download(folder: Path, clock: Clock) -> tuple[Download, Notes]:
     storage, notes = DiskStorage(), Notes()
-    store = Store(folder, storage)
+    store = Store(folder, storage).prepare()
     return Download([descriptor()], store, storage, notes, clock=clock), notes
 
 
@@ -83,7 +83,7 @@ def test_all_chunks_make_the_blob(tmp_path: Path) -> None:
     for number in reversed(range(CHUNKS)):
         blob.take(number, chunk(number))
     blob.sync()
-    store = Store(tmp_path, DiskStorage())
+    store = Store(tmp_path, DiskStorage()).prepare()
     store.admit(descriptor())
     assert store.blob_path(descriptor().digest).read_bytes() == DATA
 
@@ -100,14 +100,16 @@ def test_a_restart_finds_the_chunks_that_were_synced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bitmap", [b"", b"\xff", b"\xff\xff", b"\x01\x00\x00"])
 def test_a_bitmap_that_does_not_fit_counts_for_nothing(tmp_path: Path, bitmap: bytes) -> None:
-    store = Store(tmp_path, DiskStorage())
+    store = Store(tmp_path, DiskStorage()).prepare()
     store.partial_path(descriptor().digest).write_bytes(DATA)
     store.bitmap_path(descriptor().digest).write_bytes(bitmap)
     assert partial(tmp_path).have == 0
 
 
 def test_a_bitmap_without_its_file_counts_for_nothing(tmp_path: Path) -> None:
-    Store(tmp_path, DiskStorage()).bitmap_path(descriptor().digest).write_bytes(b"\xff\x01")
+    Store(tmp_path, DiskStorage()).prepare().bitmap_path(descriptor().digest).write_bytes(
+        b"\xff\x01"
+    )
     assert partial(tmp_path).have == 0
 
 
@@ -213,7 +215,7 @@ def test_chunks_of_a_blob_that_nobody_asked_for_are_dropped(tmp_path: Path) -> N
 def test_a_release_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path) -> None:
     storage = FullDisk()
     with pytest.raises(InstallError, match="needs 18 MiB on the disk, 17 MiB are free"):
-        check_space(Store(tmp_path, storage), storage, [descriptor()])
+        check_space(Store(tmp_path, storage).prepare(), storage, [descriptor()])
 
 
 def test_what_was_fetched_needs_no_space_again(tmp_path: Path) -> None:
@@ -221,4 +223,4 @@ def test_what_was_fetched_needs_no_space_again(tmp_path: Path) -> None:
     blob = partial(tmp_path)
     for number in range(CHUNKS):
         blob.take(number, chunk(number))
-    check_space(Store(tmp_path, storage), storage, [descriptor()])
+    check_space(Store(tmp_path, storage).prepare(), storage, [descriptor()])

@@ -18,7 +18,7 @@ from tests.support.fleet import LITERT, add_release
 def stocked(folder: Path, version: str = "1.0.0") -> tuple[Store, str, Manifest]:
     """Return a store that holds all blobs of a release, its digest and its manifest."""
     layout = add_release(folder / "yard" / "releases", version)
-    store = Store(folder / "box", DiskStorage())
+    store = Store(folder / "box", DiskStorage()).prepare()
     return store, *put_all(store, layout, version)
 
 
@@ -141,7 +141,7 @@ def test_what_a_pointer_names_is_kept(tmp_path: Path) -> None:
 
 def test_collecting_one_release_keeps_the_blobs_that_another_shares(tmp_path: Path) -> None:
     yard = tmp_path / "yard" / "releases"
-    store = Store(tmp_path / "box", DiskStorage())
+    store = Store(tmp_path / "box", DiskStorage()).prepare()
     first, _ = put_all(store, add_release(yard, "1.0.0", model=b"same"), "1.0.0")
     second, manifest = put_all(store, add_release(yard, "1.1.0", model=b"same"), "1.1.0")
     for digest in (first, second):
