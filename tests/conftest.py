@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Torch's threads spin while they wait for one another, which is slow on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 settings.register_profile("asdic", deadline=None, derandomize=bool(os.environ.get("CI")))
