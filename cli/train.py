@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -95,9 +94,6 @@ def train(
     """
     del task  # there is one so far; the option keeps commands valid when there are more
     _check_packages()
-    # Threads of torch that wait for one another spin by default: on a machine that does other
-    # work as well, fitting then takes 4 to 10 times as long (measured). OpenMP reads this once.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rich.console import Console
     from rich.progress import Progress
 

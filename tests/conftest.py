@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Torch's threads spin while they wait for one another, which is slow on a busy machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+import asdic.training  # noqa: F401 - it sets how torch's threads wait, before any test imports torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
