@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from asdic.contract.variant import MaskOutput, read_variant
-from asdic.device.runner.golden import read_golden
+from asdic.device.runner.golden import GoldenSample, read_golden
 from asdic.device.runner.postprocess import mask_of
 from asdic.device.runner.runner import Runner
 from asdic.quantization.quantize import Options, quantize_model
@@ -30,6 +32,11 @@ def variants(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "out"
 
 
+def image_of(sample: GoldenSample) -> NDArray[Any]:
+    assert isinstance(sample.inputs, np.ndarray)
+    return sample.inputs
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_device_gives_the_masks_that_the_quantizer_saw(variants: Path, target: str) -> None:
     variant = read_variant(variants / target)
@@ -39,7 +46,7 @@ def test_the_device_gives_the_masks_that_the_quantizer_saw(variants: Path, targe
     assert isinstance(rule, MaskOutput)
     with Runner.open(variants / target) as runner:
         for sample in samples[: variant.golden.recorded]:
-            image = sample.inputs[variant.inputs[0].name]
+            image = image_of(sample)
             seen = mask_of(sample.outputs[rule.tensor], rule, size=image.shape[:2])
             assert np.array_equal(runner.predict(image).mask, seen)
 
@@ -50,7 +57,7 @@ def test_the_golden_images_are_busi_images(variants: Path, shared_data: Path) ->
         for sample in read_dataset(shared_data / "busi").split("calib")
     }
     golden = read_golden(variants / TARGETS[0] / "golden.npz")
-    assert {next(iter(one.inputs.values())).tobytes() for one in golden} <= images
+    assert {image_of(sample).tobytes() for sample in golden} <= images
 
 
 @pytest.mark.parametrize("target", TARGETS)
