@@ -15,6 +15,7 @@ from asdic.cli.agent import agent
 from asdic.cli.main import asdic
 from asdic.cli.runner import runner
 
+WIDTH = 88
 HEADER = """# Commands
 
 Generated from `--help` by `make docs`; a test keeps it in step.
@@ -30,7 +31,12 @@ def reference() -> str:
 
 def _sections(name: str, command: click.Command, parent: click.Context | None) -> Iterator[str]:
     context = click.Context(
-        command, info_name=name, parent=parent, terminal_width=88, max_content_width=88
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        **command.context_settings,
     )
     title = context.command_path
     yield f"## {title}\n\n```\n{command.get_help(context)}\n```\n"
