@@ -108,9 +108,9 @@ class PaperBox:
         client.will_set(self._up("presence"), canonical_json(Presence(online=False)), 1, True)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
+        self._client = client  # before a retained offer can come in
         client.connect(host, port)
         client.loop_start()
-        self._client = client
 
     def close(self) -> None:
         """Go offline."""
