@@ -359,11 +359,8 @@ def _has_effect(rollout: Rollout) -> bool:
 
 def _finished_before(history: tuple[Rollout, ...], current: Rollout | None) -> str:
     older = history[history.index(current) + 1 :] if current else ()
-    for rollout in older:
-        if (
-            current
-            and rollout.state is RolloutState.FINISHED
-            and rollout.version != current.version
-        ):
-            return rollout.version
+    finished = (one.version for one in older if one.state is RolloutState.FINISHED)
+    for version in finished:
+        if current is not None and version != current.version:
+            return version
     raise ConfigError("no other release finished before; say which one with --to VERSION")

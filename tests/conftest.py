@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+settings.register_profile("asdic", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("asdic")
 
 
 def missing(reason: str) -> None:

@@ -149,6 +149,11 @@ class Box:
         if self._client is not None:
             self._client.publish(self._up(what), payload, 1, retain)
 
+    def ask_for(self, digest: str) -> None:
+        """Say that a blob of one chunk is wanted, whether or not it was offered."""
+        progress = Progress(blob=digest, chunks=1, have=0, first_missing=0)
+        self.publish("progress", sign_envelope(canonical_json(progress), PROGRESS_TYPE, self.key))
+
     def _up(self, what: str) -> str:
         return up_topic(self.device, what)
 
