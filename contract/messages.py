@@ -126,7 +126,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How many of a blob's chunks the device holds, and the first that it lacks."""
+    """How many of a blob's chunks the device holds, and the first that it lacks.
+
+    ``blob`` is the digest's 64 hex digits, as in the topics.
+    """
 
     blob: str
     chunks: int
@@ -135,7 +138,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """Chunks that the device asks for again, as inclusive ranges, at most 64 of them."""
+    """Chunks that the device asks for again, as inclusive ranges, at most 64 of them.
+
+    ``blob`` is the digest's 64 hex digits, as in the topics.
+    """
 
     blob: str
     ranges: tuple[tuple[int, int], ...]

@@ -137,10 +137,6 @@ class Inventory:
         """Note a device's presence, which is only a hint."""
         self._update(device_id, online=online, seen_s=now)
 
-    def seen(self, device_id: str, now: float) -> None:
-        """Note that the device said something that it signed."""
-        self._update(device_id, online=True, seen_s=now)
-
     def all(self) -> tuple[Device, ...]:
         """Return all devices by name."""
         with self._database.reading() as connection:

@@ -46,7 +46,7 @@ from asdic.fleet.director import Director
 from asdic.fleet.inventory import Device, Inventory
 from asdic.fleet.link import Connected, MqttLink, Received
 from asdic.fleet.offers import Offers
-from asdic.fleet.records import Event, RolloutRecords
+from asdic.fleet.records import RolloutRecords
 from asdic.fleet.rollout import Rollout, advance, move
 from asdic.fleet.stage import MemberState, Policy, parse_steps, plan
 from asdic.fleet.transfer import Transfer, TransferLimits
@@ -225,10 +225,6 @@ class Fleet:
         if standing is not None:
             self.offers.issue(self.records.get(standing), device.id)
         return exported
-
-    def events(self, rollout_id: str) -> tuple[Event, ...]:
-        """Return what happened in a rollout."""
-        return self.records.events(rollout_id)
 
     def _run(self) -> None:
         try:

@@ -178,8 +178,9 @@ class Transfer:
         self.repaired_chunks += count
         return count
 
-    def _sending_of(self, digest: str) -> _Sending:
-        if digest not in self._sending:
+    def _sending_of(self, sha256: str) -> _Sending:
+        if sha256 not in self._sending:
+            digest = f"sha256:{sha256}"
             blob = Blob(self._path_of(digest), digest)
             window = Window(
                 blob.chunks,
@@ -187,8 +188,8 @@ class Transfer:
                 laggard_s=self._limits.laggard_s,
                 gather_s=self._limits.gather_s,
             )
-            self._sending[digest] = _Sending(blob, window)
-        return self._sending[digest]
+            self._sending[sha256] = _Sending(blob, window)
+        return self._sending[sha256]
 
 
 def _numbers(missing: Missing, chunks: int) -> Iterator[int]:

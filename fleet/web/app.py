@@ -158,14 +158,15 @@ class WebApp:
 
     def _view(self, rollout_id: str) -> object:
         rollout = self._fleet.records.get(rollout_id)
-        return rollout_view(rollout, self._fleet.events(rollout_id))
+        return rollout_view(rollout, self._fleet.records.events(rollout_id))
 
     def _overview(self) -> Overview:
         rollouts = self._fleet.records.all()
         return Overview(
             devices=tuple(device_view(one) for one in self._fleet.inventory.all()),
             rollouts=tuple(
-                rollout_view(one, self._fleet.events(one.id)) for one in rollouts[:_PAGE_ROLLOUTS]
+                rollout_view(one, self._fleet.records.events(one.id))
+                for one in rollouts[:_PAGE_ROLLOUTS]
             ),
             rollouts_in_all=len(rollouts),
             broker=str(self._fleet.broker),

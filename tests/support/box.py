@@ -151,7 +151,7 @@ class Box:
 
     def ask_for(self, digest: str) -> None:
         """Say that a blob of one chunk is wanted, whether or not it was offered."""
-        progress = Progress(blob=digest, chunks=1, have=0, first_missing=0)
+        progress = Progress(blob=hex_of(digest), chunks=1, have=0, first_missing=0)
         self.publish("progress", sign_envelope(canonical_json(progress), PROGRESS_TYPE, self.key))
 
     def _up(self, what: str) -> str:
@@ -212,14 +212,14 @@ class Box:
             self._finish()
 
     def _ask_again(self, digest: str, number: int) -> None:
-        missing = canonical_json(Missing(blob=digest, ranges=((number, number),)))
+        missing = canonical_json(Missing(blob=hex_of(digest), ranges=((number, number),)))
         self.publish("missing", sign_envelope(missing, MISSING_TYPE, self.key))
 
     def _send_progress(self, digest: str) -> None:
         have = self._chunks[digest]
         total = self._total(digest)
         first = next((n for n in range(total) if n not in have), total)
-        progress = Progress(blob=digest, chunks=total, have=len(have), first_missing=first)
+        progress = Progress(blob=hex_of(digest), chunks=total, have=len(have), first_missing=first)
         self.publish("progress", sign_envelope(canonical_json(progress), PROGRESS_TYPE, self.key))
 
     def _total(self, digest: str) -> int:
