@@ -80,8 +80,9 @@ def images(folder: Path, count: int, side: int, *, channels: int) -> NDArray[np.
     """Return real ultrasound images as (count, 1, side, side, channels) in 0 to 1."""
     paths = sorted(folder.rglob("*.png"))[:count]
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    resized = [cv2.resize(cv2.imread(str(path), flag), (side, side)) for path in paths]
-    assert len(resized) == count
+    read = [image for path in paths if (image := cv2.imread(str(path), flag)) is not None]
+    assert len(read) == count
+    resized = [cv2.resize(image, (side, side)) for image in read]
     return (np.stack(resized).reshape(count, 1, side, side, channels) / 255).astype(np.float32)
 
 
@@ -102,9 +103,9 @@ def carotid(shared_data: Path, folder: Path) -> tuple[Path, NDArray[np.float32]]
     from asdic.quantization.source import read_source
 
     model = read_source(shared_data / "models" / "carotid.pt", input_shape=(SIDE, SIDE))
-    inputs = images(shared_data / "timtrack", 16, SIDE, channels=1)
+    inputs = images(shared_data / "timtrack", 8, SIDE, channels=1)
     name = model.description.inputs[0].name
-    calibration = [{name: one.reshape(1, 1, SIDE, SIDE)} for one in inputs[:8]]
+    calibration = [{name: one.reshape(1, 1, SIDE, SIDE)} for one in inputs]
     write_material(model, calibration, folder)
     files = run_job(model, ModelFormat.TFLITE, Recipe(), material=folder, folder=folder)
     assert files.int8_share > 0.9
