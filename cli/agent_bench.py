@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from asdic.cli.bench import measuring_options
 from asdic.cli.device import state_folder, state_option
 
 
 @click.command()
 @state_option
-@click.option("--seconds", default=10.0, show_default=True, help="How long to measure.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def bench(state: Path, seconds: float, as_json: bool) -> None:
+@measuring_options
+def bench(
+    *,
+    state: Path,
+    frames: Path | None,
+    json_path: Path | None,
+    html_path: Path | None,
+    **measuring: Any,
+) -> None:
     """Measure the current release on this box, beside the runner if that is running.
+
+    With --json the result is signed by the device's key.
 
     \b
     Examples:
       asdic-agent bench --state box1
-      asdic-agent bench --state box1 --seconds 30 --json
+      asdic-agent bench --state box1 --fps 30 --minutes 10 --html out.html
+      asdic-agent bench --state box1 --seconds 30 --json out.json
     """
-    from asdic.cli.bench import show_result
-    from asdic.contract.errors import ConfigError
-    from asdic.device.bench.bench import bench_folder
+    from asdic.cli.bench import frames_in, hand_over, say_phase
+    from asdic.device.bench.benchmark import Settings
     from asdic.device.config import read_config
-    from asdic.device.status import read_status
+    from asdic.device.measurement import measure_current, signed
 
-    folder = state_folder(state)
-    if read_status(folder).current is None:
-        raise ConfigError(f"{state} has no current release yet")
-    current = (folder.path / "current").resolve()
-    simulate = read_config(folder).simulated
-    show_result(bench_folder(current, seconds=seconds, simulate=simulate), as_json=as_json)
+    here = state_folder(state)
+    settings = Settings(simulate=read_config(here).simulated, **measuring)
+    report = measure_current(here, settings, frames=frames_in(frames), on_phase=say_phase(settings))
+    hand_over(report, lambda result: signed(here, result), json_path=json_path, html_path=html_path)

@@ -123,13 +123,19 @@ def sign_envelope(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> 
     )
 
 
-def open_envelope(data: bytes, payload_type: str, public_key_hex: str) -> bytes:
+def open_envelope(
+    data: bytes,
+    payload_type: str,
+    public_key_hex: str,
+    *,
+    limit_bytes: int = ENVELOPE_LIMIT_BYTES,
+) -> bytes:
     """Return the payload of an envelope that the holder of the key signed.
 
     Raises:
         ReleaseError: It is not an envelope, is of another type, or no signature is by this key.
     """
-    if len(data) > ENVELOPE_LIMIT_BYTES:
+    if len(data) > limit_bytes:
         raise ReleaseError(f"a signed message of {len(data)} bytes is larger than asdic accepts")
     try:
         envelope = parse_json(data, Envelope, what="the signed message")

@@ -117,4 +117,3 @@ def _noise(runner: Runner) -> Inputs:
         )
         for rule in runner.preprocessing
     }
-

@@ -11,41 +11,15 @@ import math
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Percentile
 from asdic.contract.errors import DataError
 from asdic.device.bench.statistics import CONFIDENCE, percentile, samples_needed
 
 _TAIL: Final = (1.0 - CONFIDENCE) / 2
 _BISECTIONS: Final = 60
-
-
-class Percentile(msgspec.Struct, frozen=True, kw_only=True):
-    """A percentile in ms, or null with the number of samples that it takes.
-
-    ``q`` is the share, 0.99 for p99. ``low_ms`` and ``high_ms`` are the 95 % interval; they are
-    null where the samples cannot bound it on both sides. ``effective`` is how many independent
-    samples these are worth; ``needed`` is how many samples like these it takes for a value (299
-    independent ones for p99, 2,995 for p99.9). ``coverage`` is the exact binomial probability
-    that the interval holds the truth for so many independent samples.
-    """
-
-    q: float
-    value_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    effective: float
-    needed: int
-    coverage: float | None
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval over the value; infinite where there is none."""
-        if self.value_ms is None or self.low_ms is None or self.high_ms is None:
-            return math.inf
-        return (self.high_ms - self.low_ms) / 2 / self.value_ms
 
 
 def estimate(samples_ms: NDArray[np.float64], q: float) -> Percentile:
@@ -135,7 +109,8 @@ def binomial_cdf(count: int, q: float) -> NDArray[np.float64]:
         + successes * math.log(q)
         + (count - successes) * math.log1p(-q)
     )
-    return np.minimum(np.cumsum(np.exp(logarithms)), 1.0)
+    below: NDArray[np.float64] = np.minimum(np.cumsum(np.exp(logarithms)), 1.0)
+    return below
 
 
 @lru_cache(maxsize=4_096)
@@ -144,7 +119,7 @@ def _ranks(count: int, q: float) -> tuple[int, int] | None:
     below = binomial_cdf(count, q)
     low = int(np.searchsorted(below, _TAIL, side="right"))
     high = int(np.searchsorted(below, 1.0 - _TAIL, side="left")) + 1
-    return (low, high) if 1 <= low and high <= count else None
+    return (low, high) if low >= 1 and high <= count else None
 
 
 def _coverage(count: int, q: float, ranks: tuple[int, int]) -> float:

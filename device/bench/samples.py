@@ -10,28 +10,15 @@ import binascii
 import zlib
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import PackedSamples
 from asdic.contract.errors import ConfigError
 
 SAMPLES_LIMIT: Final = 1 << 14
 STEPS_IN_MEDIAN: Final = 1_000
 _LARGEST: Final = (1 << 32) - 1
-
-
-class PackedSamples(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies in the order of measurement: uint32, little-endian, zlib, base64.
-
-    Each is in units of ``unit_ns`` nanoseconds. Every ``every``-th inference was kept; the
-    figures of a result are those of the kept samples, exactly.
-    """
-
-    count: int
-    unit_ns: int
-    every: int
-    data: str
 
 
 class Series:
