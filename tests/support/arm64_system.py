@@ -149,6 +149,7 @@ def _fetch_packages(state: Path) -> list[Path]:
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "",
         "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
         "Debug::NoLocking": "true",
         "Dir::Cache": str(state / "cache"),
         "Dir::State": str(state),
@@ -156,6 +157,11 @@ def _fetch_packages(state: Path) -> list[Path]:
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
     _run(*apt, "update")
+    if not any((state / "lists").glob("*binary-arm64_Packages*")):
+        raise Arm64SystemError(
+            "the arm64 system was not built: apt's sources hold no arm64 packages, or cannot be "
+            "reached"
+        )
     _run(*apt, "install", "--yes", "--download-only", *PACKAGES)
     return sorted((state / "cache" / "archives").glob("*.deb"))
 
