@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from asdic.contract.messages import Report, UpdateState
 from asdic.contract.release import Layout
 from asdic.contract.target import ModelFormat
+from asdic.device.bench.signing import read_result
 from asdic.device.runner.runner import Runner
 from asdic.fleet.manager import FleetConfig, Push
 from asdic.fleet.rollout import Rollout
@@ -40,6 +41,7 @@ import json, sys
 from pathlib import Path
 from asdic.device.runner.engine import cpu_features
 from asdic.device.runner.golden import read_golden
+from asdic.device.bench.signing import read_result
 from asdic.device.runner.runner import Runner
 folder = Path(sys.argv[1])
 with Runner.open(folder) as runner:
@@ -170,6 +172,7 @@ class Updated:
     agent: ArmProcess
     rollout: Rollout
     report: Report
+    public_key: str
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +198,15 @@ def updated(
                 return fleet.records.get(started.id)
 
             wait_for(_ended(agent, rollout), f"the rollout ends, see {log}", 120.0)
-            report = fleet.inventory.reports()["arm-1"]
-            yield Updated(state=state, log=log, agent=agent, rollout=rollout(), report=report)
+            assert not agent.has_ended(), log.read_text()
+            yield Updated(
+                state=state,
+                log=log,
+                agent=agent,
+                rollout=rollout(),
+                report=fleet.inventory.reports()["arm-1"],
+                public_key=fleet.inventory.select("arm-1")[0].public_key,
+            )
 
 
 def _ended(agent: ArmProcess, rollout: Callable[[], Rollout]) -> Callable[[], bool]:
@@ -229,13 +239,14 @@ def test_the_report_says_what_runs_the_model(updated: Updated) -> None:
 
 
 def test_a_benchmark_there_says_that_it_is_emulated(box: ArmBox, updated: Updated) -> None:
-    words = ("--state", updated.state, "--seconds", "0.5", "--json")
-    done = box.run("asdic-agent", "bench", *words)
+    path = box.folder / "bench.json"
+    words = ("--seconds", "0.5", "--cold-starts", "1", "--json", path)
+    done = box.run("asdic-agent", "bench", "--state", updated.state, *words)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["target"] == TARGET
-    assert result["emulated"] is True
-    assert result["golden"]["passed"] is True
+    result = read_result(path, trusted=[updated.public_key])
+    assert result.signer == updated.public_key
+    assert result.report.emulated
+    assert result.report.machine.architecture == "aarch64"
 
 
 def test_the_agent_ends_well_when_it_is_asked_to(updated: Updated) -> None:
