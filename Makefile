@@ -46,6 +46,7 @@ tests: $(VENV)/.dev debian
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.cli_reference docs/cli.md
+	$(BIN)/python -m tests.support.bench_schema docs/bench.schema.json
 
 clean:
 	rm -rf $(VENV) build demo .typecheck .coverage*

@@ -116,14 +116,15 @@ def _cold(request: Request) -> ColdAnswer:
 
 def _pair(request: Request) -> PairAnswer:
     from asdic.device.bench.frames import frames_for
-    from asdic.device.bench.turns import by_turns, opened_pair
+    from asdic.device.bench.turns import by_turns, frame_for, opened_pair
 
     a, b = (Path(folder) for folder in request.folders)
     with opened_pair(a, b, request) as (runner_a, runner_b):
         frame = frames_for(runner_a, a).next_frame()
+        other = frame_for(runner_b, frame, runner_a)
         times_a, times_b = by_turns(
             lambda: runner_a.predict(frame),
-            lambda: runner_b.predict(frame),
+            lambda: runner_b.predict(other),
             seconds=request.seconds,
             turns=TURNS_LIMIT,
         )

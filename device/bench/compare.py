@@ -66,7 +66,7 @@ class ComparePhase:
                 )
             )
             if isinstance(answer, PairAnswer):
-                self._done.append(_restart(answer, "ab"[number % 2]))
+                self._done.append(restart_of(answer, "ab"[number % 2]))
                 self.runtimes = answer.runtimes
             self.look()
 
@@ -119,8 +119,10 @@ def judge(
 def ratio_interval(restarts: Sequence[Restart], *, seed: int = 0) -> tuple[float, float, float]:
     """Return time of a over time of b with its 95 % interval: (ratio, low, high).
 
-    The ratio is the geometric mean over restarts of median(a) / median(b). The bootstrap is
-    hierarchical: restarts are drawn with replacement, and in each its turns, in moving blocks of
+    In a restart it is the median over its turns of what a turn's a took over its b (geometric
+    means of two each): within a turn both saw the machine in the same state, so a clock with two
+    speeds does not show. Over restarts it is the geometric mean. The bootstrap is hierarchical:
+    restarts are drawn with replacement, and in each its turns, in moving blocks of
     sqrt(n) (Kalibera and Jones, Rigorous benchmarking in reasonable time, ISMM 2013). With few
     restarts a bootstrap's interval is too narrow; its tails are moved out as Student's t would
     (the expanded percentile interval: Hesterberg, The American Statistician 69:371, 2015).
@@ -159,18 +161,24 @@ def _verdict(
     )
 
 
-def _restart(answer: PairAnswer, first: str) -> Restart:
-    a, b = unpack_ms(answer.a), unpack_ms(answer.b)
-    return Restart(first=first, ratio=float(np.median(a) / np.median(b)), a=answer.a, b=answer.b)
+def turn_ratios(a_ms: NDArray[np.float64], b_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(time of a / time of b) for each turn of two samples each."""
+    even = min(a_ms.size, b_ms.size) // 2 * 2
+    logarithms = np.log(a_ms[:even]) - np.log(b_ms[:even])
+    return np.asarray(logarithms.reshape(-1, 2).mean(axis=1), np.float64)
+
+
+def restart_of(answer: PairAnswer, first: str) -> Restart:
+    """Return what a fresh process measured, with its own ratio."""
+    turns = turn_ratios(unpack_ms(answer.a), unpack_ms(answer.b))
+    return Restart(first=first, ratio=math.exp(float(np.median(turns))), a=answer.a, b=answer.b)
 
 
 def _resampled(restart: Restart, random: np.random.Generator) -> NDArray[np.float64]:
     """Return INNER log ratios of one restart, its turns drawn in blocks that wrap around."""
-    turns = np.stack([unpack_ms(restart.a), unpack_ms(restart.b)])
-    turns = turns[:, : turns.shape[1] // 2 * 2].reshape(2, -1, 2)
-    count = turns.shape[1]
+    turns = turn_ratios(unpack_ms(restart.a), unpack_ms(restart.b))
+    count = turns.size
     length = math.isqrt(count)
     starts = random.integers(count, size=(INNER, math.ceil(count / length), 1))
     picks = ((starts + np.arange(length)) % count).reshape(INNER, -1)[:, :count]
-    medians = [np.median(side[picks].reshape(INNER, -1), axis=1) for side in turns]
-    return np.asarray(np.log(medians[0] / medians[1]), np.float64)
+    return np.asarray(np.median(turns[picks], axis=1), np.float64)

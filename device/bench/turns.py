@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asdic.contract.errors import DataError
 from asdic.device.bench.samples import Series
+from asdic.device.runner.golden import Inputs
 from asdic.device.runner.runner import Runner
 
 if TYPE_CHECKING:
@@ -22,21 +23,29 @@ TURNS_AT_LEAST: Final = 10
 
 @contextmanager
 def opened_pair(a: Path, b: Path, request: Request) -> Iterator[tuple[Runner, Runner]]:
-    """Yield both variants' runners; which one is opened first alternates between restarts.
-
-    Raises:
-        DataError: The variants do not take the same inputs.
-    """
+    """Yield both variants' runners; which one is opened first alternates between restarts."""
     with ExitStack() as stack:
         runners = {}
         for number in (request.first, 1 - request.first):
             runners[number] = stack.enter_context(
                 Runner.open((a, b)[number], simulate=request.simulate, threads=request.threads)
             )
-        names = [sorted(rule.tensor for rule in runners[number].preprocessing) for number in (0, 1)]
-        if names[0] != names[1]:
-            raise DataError(f"the variants take different inputs: {names[0]} and {names[1]}")
         yield runners[0], runners[1]
+
+
+def frame_for(other: Runner, frame: Inputs, runner: Runner) -> Inputs:
+    """Return a frame of ``runner`` under the names of ``other``, which may call its inputs so.
+
+    Raises:
+        DataError: The other takes another number of inputs.
+    """
+    if not isinstance(frame, Mapping):
+        return frame
+    names = [rule.tensor for rule in runner.preprocessing]
+    others = [rule.tensor for rule in other.preprocessing]
+    if len(names) != len(others):
+        raise DataError(f"the variants take different inputs: {names} and {others}")
+    return {there: frame[here] for here, there in zip(names, others, strict=True)}
 
 
 def by_turns(
