@@ -28,7 +28,7 @@ def agent() -> None:
 
     \b
     The life of a box:
-      asdic-agent enrol --server http://127.0.0.1:8080 --token ID.SECRET --state box1
+      asdic-agent enrol --server http://127.0.0.1:8470 --token ID.SECRET --state box1
       asdic-agent run --state box1
       asdic-agent status --state box1
       asdic-agent install /media/usb/releases --state box1

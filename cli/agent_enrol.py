@@ -33,8 +33,8 @@ def enrol(
 
     \b
     Examples:
-      asdic-agent enrol --server http://127.0.0.1:8080 --token 1f2e.9b0c --state box1
-      asdic-agent enrol --server http://127.0.0.1:8080 --token 1f2e.9b0c --state box2 \\
+      asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c --state box1
+      asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c --state box2 \\
         --device box2 --target jetson-orin-int8 --simulate --tag site=north
     """
     from asdic.contract.errors import ConfigError

@@ -25,7 +25,9 @@ def state_option(command: _F) -> _F:
     return click.option(
         "--state",
         type=click.Path(path_type=Path, file_okay=False),
-        required=True,
+        default="/var/lib/asdic",
+        show_default=True,
+        envvar="ASDIC_STATE",
         help="The device's state folder.",
     )(command)
 

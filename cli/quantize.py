@@ -94,17 +94,16 @@ def quantize(
 
 @contextmanager
 def _progress() -> Iterator[Stage]:
-    """Show one line for each format or target: what happens now, and since when."""
+    """Show one line for each format or target: what happens now."""
     try:
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress, SpinnerColumn, TextColumn
     except ImportError as error:
         raise MissingPackageError("rich", "quantize") from error
     lines = {}
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -127,35 +126,51 @@ def _parse_size(size: str | None) -> tuple[int, int] | None:
 
 
 def _show(reports: list[QuantizationReport]) -> None:
+    first = reports[0]
     print_table(
-        f"{reports[0].model}: {reports[0].metric} in points, {reports[0].samples} images",
-        ("target", "FP32", "INT8", "drop (95 %)", "verdict", "SQNR dB", "size", "latency"),
-        [_row(report) for report in reports],
+        f"{first.model}: {first.metric} in points, {first.samples} images",
+        ("target", "FP32", "INT8", "drop (95 %)", "verdict"),
+        [_accuracy_row(report) for report in reports],
+    )
+    print_table(
+        "size and speed",
+        ("target", "SQNR", "INT8", "FP32", "latency"),
+        [_size_row(report) for report in reports],
     )
     for line in dict.fromkeys(line for report in reports for line in _lines(report)):
         click.echo(line)
+    for report in reports:
+        if report.verdict.value != "pass":
+            click.secho(f"{report.target} is {report.summary}", fg="yellow", bold=True)
 
 
-def _row(report: QuantizationReport) -> tuple[str, ...]:
-    sqnr = "equal" if report.sqnr_db is None else f"{report.sqnr_db:.1f}"
-    latency = (
-        "on the device" if report.latency_ratio is None else f"{report.latency_ratio:.2f} of FP32"
-    )
+def _accuracy_row(report: QuantizationReport) -> tuple[str, ...]:
+    low, high = report.ci95
     return (
         report.target,
         f"{report.fp32:.2f}",
         f"{report.int8:.2f}",
-        f"{report.drop:+.2f} ({report.ci95[0]:+.2f} to {report.ci95[1]:+.2f})",
+        f"{report.drop:+.2f} ({low:+.2f} to {high:+.2f})",
         report.verdict.value,
+    )
+
+
+def _size_row(report: QuantizationReport) -> tuple[str, ...]:
+    sqnr = "equal" if report.sqnr_db is None else f"{report.sqnr_db:.1f} dB"
+    ratio = report.latency_ratio
+    return (
+        report.target,
         sqnr,
-        f"{report.bytes_int8 / 1000:.0f} of {report.bytes_fp32 / 1000:.0f} kB",
-        latency,
+        f"{report.bytes_int8 / 1000:.0f} kB",
+        f"{report.bytes_fp32 / 1000:.0f} kB",
+        "measure on the device" if ratio is None else f"{ratio:.2f} of FP32",
     )
 
 
 def _lines(report: QuantizationReport) -> Iterator[str]:
     """Yield what the table has no room for."""
-    yield f"{report.target}: {report.summary}"
+    if report.verdict.value == "pass":
+        yield f"{report.target}: {report.summary}"
     yield f"{report.target}: judged by {report.judged_by}; recipe {report.recipe}"
     if report.empty.images and report.empty.fp32_false_alarms is not None:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -34,8 +35,15 @@ from asdic.contract.errors import MissingPackageError
 )
 @click.option("--broker", metavar="HOST:PORT", help="Use this MQTT broker, not an embedded one.")
 @click.option("--accept-simulated", is_flag=True, help="Take devices that simulate their target.")
+@click.option("--verbose", is_flag=True, help="Log every decision on stderr, not only warnings.")
 def serve(
-    state: Path, releases: Path, port: int, broker: str | None, accept_simulated: bool
+    *,
+    state: Path,
+    releases: Path,
+    port: int,
+    broker: str | None,
+    accept_simulated: bool,
+    verbose: bool,
 ) -> None:
     """Run the fleet manager until it is interrupted.
 
@@ -49,15 +57,18 @@ def serve(
     try:
         from asdic.fleet.broker import parse_address
         from asdic.fleet.manager import FleetConfig
-        from asdic.fleet.server import running, wait_for_signal
+        from asdic.fleet.server import running, stop_on_signals, wait_for_end
     except ImportError as error:
         raise MissingPackageError(error.name or "a package of the server", "fleet") from error
 
+    log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=log_format)
     external = parse_address(broker) if broker else None
     config = FleetConfig(state=state, releases=releases, accept_simulated=accept_simulated)
+    stopped = stop_on_signals()
     with running(config, port=port, external=external) as (serving, fleet):
         click.echo(f"fleet page   {serving.url}/")
         click.echo(f"MQTT broker  {serving.broker}")
         click.echo(f"enrol a box  asdic token --fleet {state}, then on the box: asdic-agent enrol")
-        wait_for_signal(fleet)
+        wait_for_end(fleet, stopped)
     click.echo("stopped")

@@ -11,7 +11,8 @@ The *socket* half: ``application/agent.sock``, one JSON object a line in each di
 
 Every answer names what to run now, so a program that sends ``health`` twice a second swaps in
 time. ``until_s`` counts on the machine's monotonic clock, which all its processes share and no
-one sets. Closing the connection ends whatever the program said, but an exam only ends by itself.
+one sets. Closing the connection ends whatever the program said; an exam ends by itself alone, and
+an agent that restarts still knows of it.
 ``asdic-runner`` speaks it through ``Application``, and so can any program of the user's.
 """
 
@@ -32,9 +33,12 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from asdic.contract.errors import AsdicError, ConfigError, LinkError
+from asdic.contract.files import write_file
 from asdic.contract.messages import Loaded, RuntimeFacts
 
 SOCKET_NAME: Final = "agent.sock"
+BUSY_NAME: Final = "busy.json"
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 LINE_LIMIT_BYTES: Final = 64 << 10
 CONNECTIONS_LIMIT: Final = 16
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -103,6 +107,13 @@ class ProgramView(Protocol):
         """Return whether an exam is in progress."""
 
 
+class _Exam(msgspec.Struct, frozen=True, kw_only=True):
+    """Until when a program is busy; the monotonic clock starts anew with each boot."""
+
+    boot: str
+    until_s: float
+
+
 @dataclass(eq=False)
 class _Connection:
     """One connected program."""
@@ -132,7 +143,7 @@ class ApplicationSocket:
         self._clock = clock
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
-        self._busy_until_s = 0.0
+        self._busy_until_s = self._read_busy()
         self._listener: socket.socket | None = None
 
     def start(self) -> None:
@@ -211,8 +222,7 @@ class ApplicationSocket:
         with self._lock:
             match call:
                 case BusyCall():
-                    limit_s = self._clock() + self._busy_limit_s
-                    self._busy_until_s = min(call.until_s, limit_s)
+                    self._note_busy(call.until_s)
                 case LoadedCall():
                     self._connections.remove(connection)
                     self._connections.append(connection)
@@ -221,6 +231,20 @@ class ApplicationSocket:
                     connection.program = _with_health(connection.program, call)
                 case CurrentCall():
                     pass
+
+    def _note_busy(self, until_s: float) -> None:
+        self._busy_until_s = min(until_s, self._clock() + self._busy_limit_s)
+        said = _Exam(boot=_boot_id(), until_s=self._busy_until_s)
+        write_file(self._folder / BUSY_NAME, msgspec.json.encode(said))
+
+    def _read_busy(self) -> float:
+        """Return until when a program said that it is busy, before this agent started."""
+        try:
+            exam = msgspec.json.decode((self._folder / BUSY_NAME).read_bytes(), type=_Exam)
+        except (OSError, msgspec.DecodeError):
+            return 0.0
+        limit_s = self._clock() + self._busy_limit_s
+        return min(exam.until_s, limit_s) if exam.boot == _boot_id() else 0.0
 
 
 class Application:
@@ -319,6 +343,10 @@ def _short_path(folder: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
     finally:
         os.close(descriptor)
+
+
+def _boot_id() -> str:
+    return BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def _peer_pid(connected: socket.socket) -> int:

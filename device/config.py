@@ -40,6 +40,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     runner_restart_s: float = 1.0
     runner_restart_max_s: float = 30.0
     busy_limit_s: float = 6 * 3600.0
+    bench_s: float = 1.0
     deadlines_s: dict[str, float] = {}
 
     def deadline_s(self, state: UpdateState) -> float | None:

@@ -135,10 +135,9 @@ def _ask(server: str, token_id: str, secret: str, body: str) -> EnrolGrant:
     request = EnrolRequest(
         token_id=token_id, body=body, proof=proof_of(secret.encode(), body.encode())
     )
+    content = _post(server, canonical_json(request))
     try:
-        reply = parse_json(
-            _post(server, canonical_json(request)), EnrolReply, what="the manager's answer"
-        )
+        reply = parse_json(content, EnrolReply, what="the manager's answer")
     except ConfigError as error:
         raise LinkError(f"{server} is no fleet manager: {error}") from error
     if not hmac.compare_digest(proof_of(secret.encode(), reply.body.encode()), reply.proof):

@@ -22,7 +22,6 @@ BROKER_FILE: Final = "broker.json"
 MAX_PAYLOAD_BYTES: Final = 1 << 20
 _LOOPBACK: Final = "127.0.0.1"
 _CONNECT_S: Final = 5.0
-_PORT_FREE_S: Final = 5.0
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,14 +47,18 @@ def parse_address(text: str) -> Address:
 
 
 @contextmanager
-def open_broker(state: Path, external: Address | None) -> Iterator[Address]:
+def open_broker(
+    state: Path, external: Address | None, *, patience_s: float = 5.0
+) -> Iterator[Address]:
     """Yield the address of a broker that answers: an embedded one, or ``external``.
+
+    The broker of a manager that has just died is given ``patience_s`` to let go of its port.
 
     Raises:
         LinkError: The external broker cannot be reached, or the remembered port is taken.
     """
     if external is None:
-        with _embedded(state) as address:
+        with _embedded(state, patience_s) as address:
             yield address
     else:
         check_reachable(external)
@@ -75,13 +78,13 @@ def check_reachable(address: Address) -> None:
 
 
 @contextmanager
-def _embedded(state: Path) -> Iterator[Address]:
+def _embedded(state: Path, patience_s: float) -> Iterator[Address]:
     try:
         from iotcore import Broker
     except ImportError as error:
         raise MissingPackageError("iotcore", "fleet") from error
     address = _remembered(state)
-    _wait_until_free(address)
+    _wait_until_free(address, patience_s)
     broker = Broker(port=address.port, listen=address.host, max_payload_size=MAX_PAYLOAD_BYTES)
     try:
         broker.start()
@@ -103,9 +106,8 @@ def _remembered(state: Path) -> Address:
     return address
 
 
-def _wait_until_free(address: Address) -> None:
-    """Wait for the broker of a manager that has just died to let go of the port."""
-    deadline = time.monotonic() + _PORT_FREE_S
+def _wait_until_free(address: Address, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
     while not _is_free(address):
         if time.monotonic() > deadline:
             raise LinkError(

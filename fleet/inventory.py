@@ -137,6 +137,11 @@ class Inventory:
         """Note a device's presence, which is only a hint."""
         self._update(device_id, online=online, seen_s=now)
 
+    def forget_presence(self) -> None:
+        """Take everybody for offline: a new connection to the broker says who is not."""
+        with self._database.writing() as connection:
+            connection.execute(update(devices).values(online=False))
+
     def all(self) -> tuple[Device, ...]:
         """Return all devices by name."""
         with self._database.reading() as connection:

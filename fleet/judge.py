@@ -21,17 +21,24 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(stage: Sequence[Member], everybody: Iterable[Member], policy: Policy) -> Verdict:
-    """Return the verdict on ``stage``; failures anywhere in the rollout count."""
+    """Return the verdict on ``stage``.
+
+    Failures anywhere in the rollout count against the limit, and a stage in which devices failed
+    and none committed has failed whatever the limit.
+    """
     failed = [member for member in everybody if member.state is MemberState.FAILED]
     if len(failed) >= policy.failure_limit:
         return Verdict(state=StageState.FAILED, reason=_reason(failed))
+    committed = sum(member.state is MemberState.COMMITTED for member in stage)
+    failed_here = [member for member in stage if member.state is MemberState.FAILED]
+    if failed_here and not committed:
+        return Verdict(state=StageState.FAILED, reason=f"nobody committed; {_reason(failed_here)}")
     silent = [member.device for member in stage if not member.is_settled]
     if silent:
         names = _shortened(silent)
         return Verdict(
             state=StageState.INCONCLUSIVE, reason=f"no final report in time from {names}"
         )
-    committed = sum(member.state is MemberState.COMMITTED for member in stage)
     return Verdict(state=StageState.PASSED, reason=f"{committed} of {len(stage)} committed")
 
 

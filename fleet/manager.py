@@ -104,6 +104,7 @@ class Fleet:
         Raises:
             LinkError: The broker does not answer.
         """
+        self.inventory.forget_presence()
         self._link.open()
         self._thread.start()
 
@@ -231,9 +232,8 @@ class Fleet:
             while not self._stopping.is_set():
                 self._take_messages()
                 self._turn()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (whoever waits for the server raises it)
             self.failure = error
-            log.exception("the fleet manager stopped")
             self.on_failure()
 
     def _turn(self) -> None:
@@ -299,6 +299,8 @@ class Fleet:
     def _apply(self, rollout: Rollout, decisions: Decisions) -> None:
         """Store what was decided, then do it."""
         self.records.save(rollout, decisions, time.time())
+        for decision in decisions:
+            log.info("rollout %s: %s", rollout.id, decision)
         if rollout.is_watched:
             self._watched[rollout.id] = rollout
         else:

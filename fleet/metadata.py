@@ -31,7 +31,7 @@ from asdic.contract.files import read_bounded, write_file
 from asdic.contract.trust import METADATA_LIMIT_BYTES
 from asdic.fleet.keys import ROLES, KeyFolder
 
-RENEW_ROOT_BEFORE: Final = timedelta(days=60)
+RENEW_BEFORE: Final = timedelta(days=60)
 _S = TypeVar("_S", Root, Snapshot, Targets, Timestamp)
 
 
@@ -109,7 +109,7 @@ class RootChain:
         if not self.paths():
             return self._make(keys, now)
         current = self.newest()
-        if current.signed.expires - now > RENEW_ROOT_BEFORE:
+        if current.signed.expires - now > RENEW_BEFORE:
             return current
         return self._write(current.signed, keys, now, version=current.signed.version + 1)
 

@@ -62,18 +62,23 @@ def running(
             fleet.stop()
 
 
-def wait_for_signal(fleet: Fleet) -> None:
-    """Wait until the process shall end, by SIGINT or SIGTERM or the failure of the loop.
+def stop_on_signals() -> threading.Event:
+    """Return what SIGINT and SIGTERM set from now on; call it before anybody can send one."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    return stopped
+
+
+def wait_for_end(fleet: Fleet, stopped: threading.Event) -> None:
+    """Wait until ``stopped`` is set or the manager's loop has failed.
 
     Raises:
         OSError: The manager could not go on, as on a full disk.
         RuntimeError: The manager's loop failed in another way, which is a bug here.
     """
-    ended = threading.Event()
-    fleet.on_failure = ended.set
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: ended.set())
-    while not ended.wait(timeout=1.0) and fleet.failure is None:
+    fleet.on_failure = stopped.set
+    while not stopped.wait(timeout=1.0) and fleet.failure is None:
         pass
     if isinstance(fleet.failure, OSError):
         raise fleet.failure

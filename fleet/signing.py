@@ -19,7 +19,14 @@ from asdic.contract.files import check_digest
 from asdic.contract.release import Layout, Release, hex_of
 from asdic.contract.trust import ReleaseFacts, target_path
 from asdic.fleet.keys import KeyFolder
-from asdic.fleet.metadata import Lifetimes, MetadataFolder, RootChain, Signers, utc_now
+from asdic.fleet.metadata import (
+    RENEW_BEFORE,
+    Lifetimes,
+    MetadataFolder,
+    RootChain,
+    Signers,
+    utc_now,
+)
 
 METADATA_FOLDER: Final = "metadata"
 
@@ -72,13 +79,16 @@ class ImageRepository:
                     f"{path} was signed before with other content; use a new version"
                 )
         added = tuple(path for path in wanted if path not in listed)
-        if added:
+        if added or self._targets_expire_soon(now):
             self.signed.metadata.publish(self._signers, {**listed, **wanted}, now)
-        elif self._expires_soon(now):
+        elif self._timestamp_expires_soon(now):
             self.signed.metadata.publish(self._signers, None, now)
         return added
 
-    def _expires_soon(self, now: datetime) -> bool:
+    def _targets_expire_soon(self, now: datetime) -> bool:
+        return self.signed.targets().expires - now < RENEW_BEFORE
+
+    def _timestamp_expires_soon(self, now: datetime) -> bool:
         left = self.signed.metadata.timestamp().signed.expires - now
         return left < self._signers.lifetimes.timestamp / 2
 

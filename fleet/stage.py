@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -48,9 +48,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     ``deadline_s``, and at once when ``failure_limit`` devices have failed.
     """
 
-    soak_s: float = 0.0
-    deadline_s: float = 86400.0
-    failure_limit: int = 1
+    soak_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
+    failure_limit: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,14 +73,17 @@ def open_runner(
 
     Raises:
         MissingPackageError: The runtime is not installed.
-        ReleaseError: The runtime cannot load the file.
+        QuantizationError: The runtime cannot load what the converter wrote.
     """
     names = files.float_files if as_float else files.files
-    return Runner(
-        open_engine(runtime, [folder / name for name in names]),
-        preprocessing=files.preprocessing,
-        postprocessing=files.postprocessing,
-    )
+    try:
+        return Runner(
+            open_engine(runtime, [folder / name for name in names]),
+            preprocessing=files.preprocessing,
+            postprocessing=files.postprocessing,
+        )
+    except ReleaseError as error:
+        raise QuantizationError(str(error)) from error
 
 
 def answers_of(runner: Runner, cases: Sequence[Case]) -> tuple[Prediction, ...]:

@@ -3,69 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
+from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json
-from asdic.contract.target import Architecture, ModelFormat, Runtime, Target, target_named
+from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
 from asdic.device.bench.bench import Comparison, compare
 from asdic.device.runner.engine import cpu_features, usable_threads
-from asdic.quantization.backends.tensorrt import parse_with_rtx
 from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
 from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.job import write_material
 from asdic.quantization.judge import open_runner
 from asdic.quantization.ladder import Climb, Ladder, Rung, Stage, accuracy_drop
-from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
-from asdic.quantization.report import (
-    REPORT_FILE,
-    QuantizationReport,
-    finite_or_none,
-    read_report,
+from asdic.quantization.provenance import (
+    check_runtime,
+    judge_of,
+    judged_by,
+    parser_remark,
+    remarks_for,
+    runs_here,
+    tool_versions,
 )
+from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
+from asdic.quantization.report import QuantizationReport, finite_or_none, read_report
 from asdic.quantization.source import FloatModel, read_source
 from asdic.quantization.variant import write_variant
 
 MAX_DROP: Final = 0.5
 MIN_AGREEMENT: Final = 80.0
-"""Without labels: the mean Dice with FP32's masks. Two people who outline the same lesion reach
-about as much, and the network's own uncertainty shows in it as much as quantization does."""
+"""Without labels. A choice and no finding: points of Dice with FP32's own masks say little about
+accuracy, and a network that is unsure of an image disagrees with itself easily."""
 
 LATENCY_S: Final = 2.0
 _AT_ONCE: Final = 2
-
-_MODULES: Final = MappingProxyType(
-    {
-        Runtime.LITERT: "ai_edge_litert.interpreter",
-        Runtime.OPENVINO: "openvino",
-        Runtime.ONNXRUNTIME: "onnxruntime",
-    }
-)
-
-_JUDGES: Final = MappingProxyType(
-    {
-        Runtime.LITERT: "LiteRT {version}, XNNPACK",
-        Runtime.OPENVINO: "OpenVINO {version}, CPU",
-        Runtime.ONNXRUNTIME: "ONNX Runtime {version}, optimizations off",
-    }
-)
-
-_MACHINES: Final = MappingProxyType({"x86_64": Architecture.X86_64, "aarch64": Architecture.ARM64})
-
-_TOOLS: Final = (
-    *("asdic", "numpy", "opencv-python-headless", "torch", "litert-torch", "ai-edge-quantizer"),
-    *("ai-edge-litert", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +107,7 @@ def quantize_model(
     choice = options or Options()
     recipes = {target.model_format: _recipes(target.model_format, choice) for target in chosen}
     for target in chosen:
-        _check_runtime(_judge_of(target))
+        check_runtime(judge_of(target))
     stage("model", f"reading {source}")
     model = read_source(source, data=data, input_shape=input_shape)
     stage("images", f"reading {model.data}")
@@ -165,14 +142,12 @@ class _Run:
         folder = self.out / target.name
         if self.options.force or not folder.exists():
             return None
-        if (folder / REPORT_FILE).is_file():
-            read_variant(folder)
-            report = read_report(folder)
-            if report.fingerprint == self._fingerprint(target):
-                self.stage(target.name, "unchanged, kept")
-                return report
+        if _is_whole(folder) and read_report(folder).fingerprint == self._fingerprint(target):
+            self.stage(target.name, "unchanged, kept")
+            return read_report(folder)
         raise ConfigError(
-            f"{folder} exists and was made from other inputs; use --force to replace it"
+            f"{folder} is damaged, or was made from other inputs or options; "
+            "use --force to replace it"
         )
 
     def _fingerprint(self, target: Target) -> str:
@@ -185,7 +160,8 @@ class _Run:
             "limit": self.limit,
             "max_drop": self.options.max_drop,
             "seed": self.options.seed,
-            "tools": {tool: _version(tool) for tool in _TOOLS},
+            "allow_fail": self.options.allow_fail,
+            "tools": tool_versions(),
             "processor": [platform.machine(), *cpu_features()],
         }
         return f"sha256:{hashlib.sha256(canonical_json(parts)).hexdigest()}"
@@ -195,21 +171,17 @@ class _Run:
             climbs = self._climbed(targets, Path(folder))
             if not self.options.allow_fail:
                 _refuse_failed(targets, climbs, self.limit)
-            rtx: dict[ModelFormat, str] = {
-                model_format: _rtx_remark(climb.best)
-                for model_format, climb in climbs.items()
-                if model_format is ModelFormat.ONNX_QDQ
-            }
+            remarks = _parser_remarks(climbs)
             return {
                 target.name: self._written(
-                    target, climbs[target.model_format], rtx.get(target.model_format)
+                    target, climbs[target.model_format], remarks.get(target.model_format, ())
                 )
                 for target in targets
             }
 
     def _climbed(self, targets: Sequence[Target], folder: Path) -> dict[ModelFormat, Climb]:
         write_material(self.model, self.inputs.calibration, folder)
-        judges = {target.model_format: _judge_of(target) for target in targets}
+        judges = {target.model_format: judge_of(target) for target in targets}
         ladders = {
             model_format: Ladder(
                 model=self.model,
@@ -230,12 +202,13 @@ class _Run:
             }
             return {model_format: future.result() for model_format, future in climbing.items()}
 
-    def _written(self, target: Target, climb: Climb, rtx_remark: str | None) -> QuantizationReport:
+    def _written(
+        self, target: Target, climb: Climb, parser_remarks: Sequence[str]
+    ) -> QuantizationReport:
         latency = self._latency(target, climb.best)
-        remarks = [*self.inputs.notes, *_remarks(target, labelled=self.inputs.labelled)]
-        if rtx_remark:
-            remarks.append(rtx_remark)
-        report = self._report(target, climb, latency, tuple(remarks))
+        about = remarks_for(target, labelled=self.inputs.labelled)
+        remarks = (*self.inputs.notes, *about, *parser_remarks)
+        report = self._report(target, climb, latency, remarks)
         self.stage(target.name, "writing")
         write_variant(
             self.out / target.name,
@@ -251,7 +224,7 @@ class _Run:
         return report
 
     def _latency(self, target: Target, rung: Rung) -> Comparison | None:
-        if not _runs_here(target):
+        if not runs_here(target):
             return None
         self.stage(target.name, "timing INT8 and FP32 by turns")
         return compare(
@@ -290,7 +263,7 @@ class _Run:
             bytes_int8=_bytes(rung.folder, rung.files.files),
             latency_ratio=latency.ratio if latency else None,
             latency_ratio_ci95=(latency.low, latency.high) if latency else None,
-            judged_by=_judged_by(target, rung),
+            judged_by=judged_by(target, judgement.facts),
             simulated=target.simulator is not None,
             remarks=remarks,
             assumptions=self.model.assumptions,
@@ -300,22 +273,19 @@ class _Run:
         )
 
 
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_variant(folder)
+        read_report(folder)
+    except AsdicError:
+        return False
+    return True
+
+
 def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
     if options.recipe is None:
         return LADDERS[model_format]
     return (parse_recipe(options.recipe, model_format),)
-
-
-def _judge_of(target: Target) -> Runtime:
-    return target.simulator or target.runtime
-
-
-def _check_runtime(runtime: Runtime) -> None:
-    """Say at once, and not after the conversion, that the runtime that judges is missing."""
-    try:
-        importlib.import_module(_MODULES[runtime])
-    except ImportError as error:
-        raise MissingPackageError(_MODULES[runtime].split(".")[0], runtime.value) from error
 
 
 def _refuse_failed(
@@ -327,54 +297,14 @@ def _refuse_failed(
             raise accuracy_drop(target.name, best, limit=limit)
 
 
-def _rtx_remark(rung: Rung) -> str:
-    """Return what TensorRT-RTX's parser says of the graph.
-
-    Raises:
-        UnsupportedModelError: It refuses the graph.
-    """
-    errors = parse_with_rtx(rung.folder / rung.files.files[0])
-    if errors is None:
-        return "not checked by a TensorRT parser: tensorrt-rtx is not installed; not run on an Orin"
-    if errors:
-        raise UnsupportedModelError(f"TensorRT-RTX's parser refuses the graph: {errors[0]}")
-    return f"accepted by the parser of TensorRT-RTX {_version('tensorrt-rtx')}; not run on an Orin"
-
-
-def _remarks(target: Target, *, labelled: bool) -> Iterator[str]:
-    if not labelled:
-        yield "no labels: this is agreement with FP32, not accuracy"
-    if target.simulator is None and target.architecture is not _MACHINES.get(platform.machine()):
-        yield (
-            f"judged on {platform.machine()}, not on {target.architecture.value}; the golden set "
-            "confirms it on the device"
-        )
-    if target.execution_device != "cpu" and target.simulator is None:
-        yield f"judged on the processor, not on the {target.execution_device}"
-
-
-def _runs_here(target: Target) -> bool:
-    return (
-        target.simulator is None
-        and target.execution_device == "cpu"
-        and target.architecture is _MACHINES.get(platform.machine())
-    )
-
-
-def _judged_by(target: Target, rung: Rung) -> str:
-    facts = rung.judgement.facts
-    name = _JUDGES[Runtime(facts.runtime)].format(version=facts.version)
-    features = " ".join(facts.cpu_features) or "no known features"
-    simulated = f" (simulates {target.runtime.value})" if target.simulator else ""
-    return f"{name}{simulated}, {platform.machine()}: {features}"
+def _parser_remarks(climbs: Mapping[ModelFormat, Climb]) -> dict[ModelFormat, tuple[str, ...]]:
+    """Return what is to be said of each format after its files were read by another parser."""
+    return {
+        model_format: (parser_remark(climb.best.folder / climb.best.files.files[0]),)
+        for model_format, climb in climbs.items()
+        if model_format is ModelFormat.ONNX_QDQ
+    }
 
 
 def _bytes(folder: Path, names: Sequence[str]) -> int:
     return sum((folder / name).stat().st_size for name in names)
-
-
-def _version(tool: str) -> str:
-    try:
-        return importlib.metadata.version(tool)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -160,7 +160,9 @@ def _exported(path: Path, scripted: Any, example: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return TS2EPConverter(scripted, (example,)).convert()
+            program = TS2EPConverter(scripted, (example,)).convert()
+            # The converter leaves height and width open; devices want them fixed.
+            return _torch().export.export(program.module(), (example,))
     except Exception as error:
         raise UnsupportedModelError(
             f"{path} cannot be brought into an exported program: {_first_line(error)}"

@@ -35,7 +35,7 @@ class Tissue:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer: how deep it begins (share of the height), how bright it is, what it absorbs."""
+    """One layer: where it begins (share of the height), how bright it is, what it absorbs."""
 
     begins: Range
     echo_db: Range
@@ -58,7 +58,7 @@ class LesionKind:
     attenuation: Range
 
 
-SKIN: Final = Layer(begins=(0, 0), echo_db=(0, 4), attenuation=0.9)
+SKIN: Final = Layer(begins=(-1, -1), echo_db=(0, 4), attenuation=0.9)
 FAT: Final = Layer(begins=(0.04, 0.08), echo_db=(-17, -9), attenuation=0.45)
 GLAND: Final = Layer(begins=(0.15, 0.35), echo_db=(-3, 1), attenuation=0.55)
 MUSCLE: Final = Layer(begins=(0.75, 0.95), echo_db=(-15, -8), attenuation=0.6)
@@ -105,6 +105,7 @@ def draw_tissue(rng: Generator, size: tuple[int, int]) -> Tissue:
         return Tissue(echo_db=echo_db, attenuation=attenuation, mask=nothing, label="normal")
     kind = LESIONS[number]
     inside = _draw_lesion(rng, size, kind)
+    # A lesion keeps a trace of the texture around it, so that its inside is not flat.
     echo_db[inside] = rng.uniform(*kind.echo_db) + 0.3 * (echo_db - echo_db.mean())[inside]
     attenuation[inside] = rng.uniform(*kind.attenuation)
     mask = inside.astype(np.uint8)
@@ -164,7 +165,7 @@ def _draw_layers(rng: Generator, size: tuple[int, int]) -> tuple[Field, Field]:
     attenuation = np.zeros(size, np.float32)
     for layer in LAYERS:
         begin = rng.uniform(*layer.begins) * size[0] + _waves(rng, size)
-        below = rows >= (begin if layer is not SKIN else 0)
+        below = rows >= begin
         echo_db = np.where(below, np.float32(rng.uniform(*layer.echo_db)), echo_db)
         attenuation = np.where(below, np.float32(layer.attenuation), attenuation)
     return echo_db, attenuation

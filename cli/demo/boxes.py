@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -47,15 +48,15 @@ def run_fleet(place: Place) -> FleetOutcome:
     with _manager(place), _boxes(place):
         oracle = Oracle(place, tuple(BOXES))
         show("push", FIRST, "--to", "all", *fleet, "--wait")
-        oracle.look()
+        oracle.look(_believed(place))
         show("push", BETTER, "--to", "all", *canary, *fleet, "--wait")
-        oracle.look()
+        oracle.look(_believed(place))
         show("push", BROKEN, "--to", "all", *canary, *fleet, "--wait", expect=1)
         click.secho("halted, as it should be: the canary refused what it was given", fg="yellow")
-        oracle.look()
+        oracle.look(_believed(place))
         before = _devices(place)
         show("rollback", "--to", FIRST, *fleet, "--wait")
-        forbidden = oracle.look()
+        forbidden = oracle.look(_believed(place))
         show("status", *fleet)
         return FleetOutcome(
             rollouts=_rollouts(place),
@@ -67,11 +68,11 @@ def run_fleet(place: Place) -> FleetOutcome:
 
 @contextlib.contextmanager
 def _manager(place: Place) -> Iterator[None]:
-    words = ["serve", "--state", place.fleet, "--releases", place.releases, "--port", "0"]
+    words: list[str | Path] = ["serve", "--state", place.fleet, "--releases", place.releases]
     log = place.log("serve")
     address = place.fleet / "serve.json"
     address.unlink(missing_ok=True)
-    with running("asdic", [*words, "--accept-simulated"], log) as process:
+    with running("asdic", [*words, "--port", "0", "--accept-simulated"], log) as process:
         wait_until(
             lambda: address.is_file() or process.poll() is not None,
             f"the manager did not start, see {log}",
@@ -86,8 +87,8 @@ def _boxes(place: Place) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for device, target in BOXES.items():
             _enrol(place, device, target)
-            run = ["run", "--state", place.box(device), "--frames", place.phantoms / "images"]
-            words = [*run, "--fps", str(FRAMES_PER_S)]
+            words: list[str | Path] = ["run", "--state", place.box(device)]
+            words += ["--frames", place.phantoms / "images", "--fps", str(FRAMES_PER_S)]
             stack.enter_context(running("asdic-agent", words, place.log(device)))
         wait_until(
             lambda: sum(device["online"] for device in _status(place)) == len(BOXES),
@@ -111,6 +112,10 @@ def _url(place: Place) -> str:
 
 def _status(place: Place) -> list[dict[str, Any]]:
     return list(ask("status", "--fleet", place.fleet, "--json")["devices"])
+
+
+def _believed(place: Place) -> dict[str, str | None]:
+    return {device["id"]: device["manifest"] for device in _status(place)}
 
 
 def _devices(place: Place) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,7 +19,6 @@ from typing import Any, Final
 import msgspec
 
 from asdic.cli.demo.models import BROKEN, Place
-from asdic.cli.demo.verbs import ask
 from asdic.contract.messages import REPORT_TYPE, Report, UpdateState
 from asdic.contract.trust import open_envelope
 
@@ -44,13 +43,13 @@ class Oracle:
         self._boxes = boxes
         self._worst = dict.fromkeys(MEANINGS, 0)
 
-    def look(self) -> dict[str, int]:
-        """Return the counts, the worst of this and all earlier looks."""
+    def look(self, believed: Mapping[str, str | None]) -> dict[str, int]:
+        """Return the counts, the worst of this and all earlier looks.
+
+        ``believed`` is the manifest that the manager takes each box to run.
+        """
         reports = _reports(self._place.fleet / "fleet.db")
         last = {box: reports[box][-1] for box in self._boxes}
-        believed = {
-            d["id"]: d for d in ask("status", "--fleet", self._place.fleet, "--json")["devices"]
-        }
         seen = {
             "brick": sum(not _infers(report) for report in last.values()),
             "mixed": sum(not self._is_whole(box) for box in self._boxes),
@@ -59,9 +58,7 @@ class Oracle:
             ),
             "downgraded": sum(self._downgrades(reports[box]) for box in self._boxes),
             "stuck": sum(report.state not in _SETTLED for report in last.values()),
-            "lied": sum(
-                self._runs(box, last[box]) != believed[box]["manifest"] for box in self._boxes
-            ),
+            "lied": sum(self._runs(box, last[box]) != believed[box] for box in self._boxes),
         }
         self._worst = {name: max(self._worst[name], count) for name, count in seen.items()}
         return self._worst

@@ -24,7 +24,6 @@ from asdic.contract.variant import Limits
 from asdic.device.update.trial import Measured, TrialResult
 
 OUTPUT_LIMIT_BYTES: Final = 64 << 10
-BENCH_S: Final = 1.0
 CPU_LIMIT_S: Final = 1_800
 
 log = logging.getLogger("asdic.gate")
@@ -36,14 +35,20 @@ class Trial:
     """One running trial."""
 
     def __init__(
-        self, folder: Path, limits: Limits, *, baseline: Path | None, simulate: bool
+        self,
+        folder: Path,
+        limits: Limits,
+        *,
+        baseline: Path | None,
+        simulate: bool,
+        bench_s: float,
     ) -> None:
         self._limits = limits
         self._refusal: Refusal | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
-            [*_command(folder, limits), *_options(baseline=baseline, simulate=simulate)],
+            [*_command(folder, limits, bench_s), *_options(baseline=baseline, simulate=simulate)],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._complaints,
@@ -137,11 +142,11 @@ def _complaints(measured: Measured, limits: Limits) -> Iterator[tuple[str, str]]
     return ((code, message()) for code, is_broken, message in rules if is_broken)
 
 
-def _command(folder: Path, limits: Limits) -> list[str]:
+def _command(folder: Path, limits: Limits, bench_s: float) -> list[str]:
     return [
         *(sys.executable, "-m", "asdic.device.update.trial", str(folder.resolve())),
         *("--memory-bytes", str(limits.memory_bytes), "--cpu-s", str(CPU_LIMIT_S)),
-        *("--parent", str(os.getpid()), "--seconds", str(BENCH_S)),
+        *("--parent", str(os.getpid()), "--seconds", str(bench_s)),
     ]
 
 

@@ -258,6 +258,7 @@ def _start_trial(work: Work) -> Trial:
         read_variant(folder, check=False).limits,
         baseline=work.store.release_folder(current) if current else None,
         simulate=work.config.simulated,
+        bench_s=work.config.timing.bench_s,
     )
 
 

@@ -65,8 +65,12 @@ class Store:
     def __init__(self, folder: Path, storage: Storage) -> None:
         self.folder = folder
         self._storage = storage
+
+    def prepare(self) -> Store:
+        """Make the folders that are missing, and return the store."""
         for path in (self._blobs, self._releases, self._partial):
-            storage.make_folder(path)
+            self._storage.make_folder(path)
+        return self
 
     @property
     def _blobs(self) -> Path:

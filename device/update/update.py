@@ -77,7 +77,7 @@ class Update:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
-        self.store = Store(state.path, storage)
+        self.store = Store(state.path, storage).prepare()
         self._journal_file = JournalFile(state.journal, storage)
         self._changed = changed
         self._pending: bytes | None = None
@@ -146,7 +146,7 @@ class Update:
         try:
             self._work.visit.download.take(blob, number, data)
         except OSError as error:
-            self._go(self._failed(_disk_error(error)))
+            self._go(self._failed(_device_error(error)))
 
     def connected(self) -> None:
         """Say again what is missing: the manager may have forgotten."""
@@ -170,7 +170,7 @@ class Update:
         except AsdicError as error:
             return self._failed(error)
         except OSError as error:
-            return self._failed(_disk_error(error))
+            return self._failed(_device_error(error))
         return turn or self._overdue()
 
     def _go(self, turn: Turn | None) -> None:
@@ -275,9 +275,10 @@ class Update:
             self._go(Turn(UpdateEvent.WITHDRAWN, Journal(finished=self.journal.finished)))
 
 
-def _disk_error(error: OSError) -> InstallError:
-    code = "no-space" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "disk"
-    return RefusedInstallError(code, f"the disk does not take it: {error.strerror or error}")
+def _device_error(error: OSError) -> InstallError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return RefusedInstallError("no-space", "the disk is full")
+    return RefusedInstallError("device", f"the device cannot do it: {error}")
 
 
 def _log_change(before: Journal, after: Journal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from asdic.contract.release import Layout
 from asdic.fleet.manager import FleetConfig
 from asdic.fleet.server import running
 from asdic.fleet.transfer import TransferLimits
-from tests.support.box import Box, enrol_over_http, enrolment
 from tests.support.fleet import LITERT, OPENVINO, add_release, add_signed_release, write_variant
+from tests.support.paper_box import PaperBox, enrol_over_http, enrolment
 
 
 class Outcome(NamedTuple):
@@ -66,8 +67,8 @@ def served(tmp_path: Path) -> Iterator[FleetConfig]:
 
 
 @contextmanager
-def box_online(verb: Verb, config: FleetConfig, **fields: Any) -> Iterator[Box]:
-    box = Box("box-1", LITERT, **fields)
+def box_online(verb: Verb, config: FleetConfig, **fields: Any) -> Iterator[PaperBox]:
+    box = PaperBox("box-1", LITERT, **fields)
     token = verb("token").out.strip()
     url = json.loads((config.state / "serve.json").read_text())["url"]
     grant = enrol_over_http(url, enrolment(token, box.device, box.key, LITERT), token)
@@ -84,9 +85,11 @@ def test_variants_are_packed_signed_and_inspected(verb: Verb, tmp_path: Path) ->
     packed = verb("pack", "variants", "--version", "1.0.0")
     assert packed.code == 0
     assert f"packed release 1.0.0 with 2 variants: {LITERT}, {OPENVINO}" in packed.out
+    assert verb("pack", "variants", "--version", "1.0.0", "--json").json["signed"] is False
     signed = verb("sign", "releases")
     assert "keep root.pem and targets.pem offline" in signed.out
     assert verb("sign", "releases").out == "release 1.0.0: was signed\n"
+    assert verb("sign", "releases", "--json").json == {"keys_made": [], "signed": {"1.0.0": []}}
     view = verb("inspect", "releases", "1.0.0", "--json").json
     assert view["signed"] is True
     assert [variant["target"] for variant in view["variants"]] == [LITERT, OPENVINO]
@@ -129,6 +132,24 @@ def test_a_mistake_is_one_clear_line(verb: Verb, words: tuple[str, ...], message
     assert outcome.code == 1
     assert outcome.err.startswith(message)
     assert outcome.err.count("\n") == 1
+
+
+def test_a_disk_that_takes_no_more_leaves_no_release_behind(tmp_path: Path) -> None:
+    write_variant(tmp_path / "variants" / LITERT, model=b"x" * (5 << 20))
+    pack = "from asdic.cli.main import main; main()"
+    words = ("pack", "variants", "--version", "1.0.0")
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "-", sys.executable, "-c", pack, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("asdic: ")
+    assert result.stderr.count("\n") == 1
+    assert Layout.open(tmp_path / "releases").versions() == ()
+    assert list((tmp_path / "releases" / "blobs" / "sha256").iterdir()) == []
 
 
 def test_a_damaged_release_is_not_signed(verb: Verb, tmp_path: Path) -> None:
@@ -208,7 +229,9 @@ def test_a_release_is_exported_for_a_box_without_a_network(
 ) -> None:
     with box_online(verb, served):
         outcome = verb("export", "1.0.0", "--to", "box-1", "--out", "stick/releases")
+        again = verb("export", "1.0.0", "--out", "stick/releases", "--json")
     assert outcome.code == 0
+    assert again.json["devices"] == ["box-1"]
     copy = Layout.open(tmp_path / "stick" / "releases")
     assert copy.versions() == ("1.0.0",)
     assert (copy.folder / "offers" / "box-1.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseEr
 from asdic.contract.messages import Loaded, RuntimeFacts, UpdateState
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.fleet.broker import Address, open_broker
+from asdic.fleet.broker import Address, open_broker, parse_address
 from asdic.fleet.decision import RolloutEvent
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.metadata import utc_now
@@ -22,8 +23,8 @@ from asdic.fleet.rollout import Rollout
 from asdic.fleet.signing import ImageRepository
 from asdic.fleet.stage import Policy
 from asdic.fleet.transfer import TransferLimits
-from tests.support.box import Box, enrolment, wait_for
 from tests.support.fleet import LITERT, OPENVINO, add_release, add_signed_release
+from tests.support.paper_box import PaperBox, enrolment, wait_for
 
 QUICK = TransferLimits(gather_s=0.3, laggard_s=2.0)
 
@@ -52,7 +53,7 @@ def serving(config: FleetConfig) -> Iterator[Fleet]:
 
 
 @contextmanager
-def online(fleet: Fleet, *boxes: Box) -> Iterator[None]:
+def online(fleet: Fleet, *boxes: PaperBox) -> Iterator[None]:
     with ExitStack() as stack:
         for box in boxes:
             token = fleet.inventory.new_token(0.0)
@@ -75,7 +76,7 @@ def states(rollout: Rollout) -> dict[str, str]:
 
 
 def test_a_release_reaches_all_devices_and_the_rollout_finishes(config: FleetConfig) -> None:
-    boxes = [Box(f"box-{n}", LITERT) for n in range(3)]
+    boxes = [PaperBox(f"box-{n}", LITERT) for n in range(3)]
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = wait_for_state(fleet, fleet.push(Push(version="1.0.0")), "finished")
     assert states(rollout) == dict.fromkeys(("box-0", "box-1", "box-2"), "committed")
@@ -83,7 +84,7 @@ def test_a_release_reaches_all_devices_and_the_rollout_finishes(config: FleetCon
 
 
 def test_a_failed_canary_halts_and_the_others_are_never_offered(config: FleetConfig) -> None:
-    boxes = [Box(f"box-{n}", LITERT, outcome=UpdateState.FAILED) for n in range(4)]
+    boxes = [PaperBox(f"box-{n}", LITERT, outcome=UpdateState.FAILED) for n in range(4)]
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = fleet.push(Push(version="1.0.0", stages="1,100%"))
         rollout = wait_for_state(fleet, rollout, "halted")
@@ -93,8 +94,8 @@ def test_a_failed_canary_halts_and_the_others_are_never_offered(config: FleetCon
 
 
 def test_a_halted_rollout_withdraws_offers_that_nobody_has_begun(config: FleetConfig) -> None:
-    slow = Box("slow", LITERT, fetches=False)
-    bad = Box("bad", LITERT, outcome=UpdateState.REJECTED)
+    slow = PaperBox("slow", LITERT, fetches=False)
+    bad = PaperBox("bad", LITERT, outcome=UpdateState.REJECTED)
     with serving(config) as fleet, online(fleet, slow, bad):
         rollout = wait_for_state(fleet, fleet.push(Push(version="1.0.0")), "halted")
         wait_for(lambda: slow.offers[-1:] == [None], "the offer of slow is withdrawn")
@@ -102,7 +103,7 @@ def test_a_halted_rollout_withdraws_offers_that_nobody_has_begun(config: FleetCo
 
 
 def test_a_device_that_reports_another_manifest_has_not_committed(config: FleetConfig) -> None:
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with serving(config) as fleet, online(fleet, box):
         rollout = fleet.push(Push(version="1.0.0"))
         wait_for(lambda: any(box.offers), "the offer arrives")
@@ -113,7 +114,7 @@ def test_a_device_that_reports_another_manifest_has_not_committed(config: FleetC
 
 def test_a_newer_push_supersedes_an_open_rollout(config: FleetConfig) -> None:
     add_signed_release(config.releases, "1.1.0")
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with serving(config) as fleet, online(fleet, box):
         old = fleet.push(Push(version="1.0.0"))
         wait_for(lambda: any(box.offers), "the first offer arrives")
@@ -126,7 +127,7 @@ def test_a_newer_push_supersedes_an_open_rollout(config: FleetConfig) -> None:
 
 
 def test_a_manager_that_restarts_in_mid_rollout_goes_on(config: FleetConfig) -> None:
-    boxes = [Box(f"box-{n}", LITERT) for n in range(3)]
+    boxes = [PaperBox(f"box-{n}", LITERT) for n in range(3)]
     boxes[0].fetches = boxes[1].fetches = boxes[2].fetches = False
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = fleet.push(Push(version="1.0.0", stages="1,100%"))
@@ -150,7 +151,7 @@ def test_the_broker_keeps_its_address_over_a_restart(config: FleetConfig) -> Non
 
 
 def test_an_offer_made_while_a_device_is_away_waits_for_it(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(config) as fleet:
         with online(fleet, box):
             pass
@@ -163,7 +164,7 @@ def test_an_offer_made_while_a_device_is_away_waits_for_it(config: FleetConfig) 
 
 
 def test_devices_without_a_variant_are_named_and_not_offered(config: FleetConfig) -> None:
-    boxes = [Box("arm", "arm64-litert-int8"), Box("pc", LITERT)]
+    boxes = [PaperBox("arm", "arm64-litert-int8"), PaperBox("pc", LITERT)]
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = wait_for_state(fleet, fleet.push(Push(version="1.0.0")), "finished")
         assert rollout.unsupported == ("arm",)
@@ -173,7 +174,7 @@ def test_devices_without_a_variant_are_named_and_not_offered(config: FleetConfig
 
 def test_two_targets_get_their_own_variants(config: FleetConfig) -> None:
     add_signed_release(config.releases, "2.0.0", targets=(LITERT, OPENVINO))
-    boxes = [Box("a", LITERT), Box("b", OPENVINO)]
+    boxes = [PaperBox("a", LITERT), PaperBox("b", OPENVINO)]
     with serving(config) as fleet, online(fleet, *boxes):
         wait_for_state(fleet, fleet.push(Push(version="2.0.0")), "finished")
     manifests = {box.loaded.manifest for box in boxes if box.loaded}
@@ -184,7 +185,7 @@ def test_two_targets_get_their_own_variants(config: FleetConfig) -> None:
 def test_a_silent_device_makes_a_stage_inconclusive_and_resume_goes_on(
     config: FleetConfig,
 ) -> None:
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with serving(config) as fleet, online(fleet, box):
         push = Push(version="1.0.0", policy=Policy(deadline_s=0.3))
         rollout = wait_for_state(fleet, fleet.push(push), "paused")
@@ -195,7 +196,7 @@ def test_a_silent_device_makes_a_stage_inconclusive_and_resume_goes_on(
 
 
 def test_a_paused_rollout_offers_nothing_more(config: FleetConfig) -> None:
-    boxes = [Box(f"box-{n}", LITERT, fetches=False) for n in range(2)]
+    boxes = [PaperBox(f"box-{n}", LITERT, fetches=False) for n in range(2)]
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = fleet.push(Push(version="1.0.0", stages="1,100%"))
         fleet.order(rollout.id, RolloutEvent.PAUSE, "paused by the operator")
@@ -215,7 +216,7 @@ def test_a_paused_rollout_offers_nothing_more(config: FleetConfig) -> None:
 
 
 def test_an_aborted_rollout_withdraws_its_offers(config: FleetConfig) -> None:
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with serving(config) as fleet, online(fleet, box):
         rollout = fleet.push(Push(version="1.0.0"))
         wait_for(lambda: any(box.offers), "the offer arrives")
@@ -229,7 +230,7 @@ def test_an_aborted_rollout_withdraws_its_offers(config: FleetConfig) -> None:
 def test_a_rollback_brings_the_release_before_back(config: FleetConfig) -> None:
     add_signed_release(config.releases, "1.1.0")
     add_signed_release(config.releases, "1.2.0")
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(config) as fleet, online(fleet, box):
         for version in ("1.0.0", "1.1.0"):
             wait_for_state(fleet, fleet.push(Push(version=version)), "finished")
@@ -251,7 +252,7 @@ def test_an_unsigned_release_cannot_be_pushed(config: FleetConfig) -> None:
     add_release(config.releases, "1.1.0")
     with (
         serving(config) as fleet,
-        online(fleet, Box("box", LITERT)),
+        online(fleet, PaperBox("box", LITERT)),
         pytest.raises(ReleaseError, match=r"release 1\.1\.0 is not signed; .*asdic sign"),
     ):
         fleet.push(Push(version="1.1.0"))
@@ -260,7 +261,7 @@ def test_an_unsigned_release_cannot_be_pushed(config: FleetConfig) -> None:
 def test_an_unknown_version_cannot_be_pushed(config: FleetConfig) -> None:
     with (
         serving(config) as fleet,
-        online(fleet, Box("box", LITERT)),
+        online(fleet, PaperBox("box", LITERT)),
         pytest.raises(ConfigError, match=r"no release '9\.9\.9'; it holds: 1\.0\.0"),
     ):
         fleet.push(Push(version="9.9.9"))
@@ -272,7 +273,7 @@ def test_a_truncated_blob_cannot_be_pushed(config: FleetConfig) -> None:
     layout.blob_path(blob).write_bytes(b"mo")
     with (
         serving(config) as fleet,
-        online(fleet, Box("box", LITERT)),
+        online(fleet, PaperBox("box", LITERT)),
         pytest.raises(DigestError, match="has 2 bytes"),
     ):
         fleet.push(Push(version="1.0.0"))
@@ -280,7 +281,7 @@ def test_a_truncated_blob_cannot_be_pushed(config: FleetConfig) -> None:
 
 def test_releases_of_another_author_cannot_be_pushed(config: FleetConfig, tmp_path: Path) -> None:
     add_signed_release(tmp_path / "foreign" / "releases", "1.0.0")
-    with serving(config) as fleet, online(fleet, Box("box", LITERT)):
+    with serving(config) as fleet, online(fleet, PaperBox("box", LITERT)):
         pass
     foreign = replace(config, releases=tmp_path / "foreign" / "releases")
     with serving(foreign) as fleet, pytest.raises(ReleaseError, match="signed by another author"):
@@ -288,7 +289,7 @@ def test_releases_of_another_author_cannot_be_pushed(config: FleetConfig, tmp_pa
 
 
 def test_metadata_that_expires_between_stages_pauses_the_rollout(config: FleetConfig) -> None:
-    boxes = [Box(f"box-{n}", LITERT, fetches=False) for n in range(2)]
+    boxes = [PaperBox(f"box-{n}", LITERT, fetches=False) for n in range(2)]
     with serving(config) as fleet, online(fleet, *boxes):
         rollout = fleet.push(Push(version="1.0.0", stages="1,100%"))
         wait_for(lambda: any(any(box.offers) for box in boxes), "the canary gets its offer")
@@ -308,7 +309,7 @@ def test_metadata_that_expires_between_stages_pauses_the_rollout(config: FleetCo
 
 
 def test_a_replayed_report_is_ignored_and_counted(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(config) as fleet, online(fleet, box):
         old = box.report(UpdateState.FAILED)
         box.report(UpdateState.IDLE)
@@ -321,7 +322,7 @@ def test_a_replayed_report_is_ignored_and_counted(config: FleetConfig) -> None:
 
 
 def test_a_forged_report_is_ignored_and_counted(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(config) as fleet, online(fleet, box):
         box.key = Ed25519PrivateKey.generate()
         box.report(UpdateState.COMMITTED)
@@ -331,7 +332,7 @@ def test_a_forged_report_is_ignored_and_counted(config: FleetConfig) -> None:
 
 
 def test_a_report_of_a_simulation_is_ignored_unless_allowed(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     runtime = RuntimeFacts(runtime="onnxruntime", version="1", simulated=True)
     with serving(config) as fleet, online(fleet, box):
         box.report(UpdateState.IDLE, runtime=runtime)
@@ -340,7 +341,7 @@ def test_a_report_of_a_simulation_is_ignored_unless_allowed(config: FleetConfig)
 
 
 def test_presence_follows_the_devices_connection(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with serving(config) as fleet, online(fleet, box):
         wait_for(lambda: fleet.inventory.all()[0].online, "the box comes online")
         assert box._client is not None
@@ -352,8 +353,8 @@ def test_presence_follows_the_devices_connection(config: FleetConfig) -> None:
 
 
 def test_exported_offers_are_for_the_selected_devices(config: FleetConfig) -> None:
-    box = Box("box", LITERT)
-    other = Box("other", "arm64-litert-int8")
+    box = PaperBox("box", LITERT)
+    other = PaperBox("other", "arm64-litert-int8")
     with serving(config) as fleet, online(fleet, box, other):
         offers = fleet.export("1.0.0", "all")
         assert set(offers) == {"box"}
@@ -361,7 +362,7 @@ def test_exported_offers_are_for_the_selected_devices(config: FleetConfig) -> No
 
 
 def test_an_export_leaves_the_waiting_offer_the_newest(config: FleetConfig) -> None:
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with serving(config) as fleet, online(fleet, box):
         rollout = fleet.push(Push(version="1.0.0"))
         fleet.export("1.0.0", "box")
@@ -382,6 +383,59 @@ def test_a_device_cannot_join_before_a_release_is_signed(tmp_path: Path) -> None
         layout = add_release(config.releases)
         ImageRepository(config.releases, tmp_path / "keys", clock=utc_now).sign(layout, "1.0.0")
         assert fleet.enrol(request)
+
+
+def test_a_broker_that_comes_back_empty_gets_all_offers_again(
+    config: FleetConfig, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "broker"
+    elsewhere.mkdir()
+    box = PaperBox("box", LITERT)
+    with ExitStack() as stack:
+        broker = stack.enter_context(open_broker(elsewhere, None))
+        fleet = Fleet(config, broker)
+        fleet.start()
+        try:
+            token = fleet.inventory.new_token(0.0)
+            fleet.enrol(enrolment(token, box.device, box.key, box.target))
+            rollout = fleet.push(Push(version="1.0.0"))
+            stack.close()
+            stack.enter_context(open_broker(elsewhere, None))
+            box.connect(broker.host, broker.port)
+            wait_for_state(fleet, rollout, "finished")
+        finally:
+            box.close()
+            fleet.stop()
+
+
+def test_a_remembered_port_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:
+    with open_broker(tmp_path, None) as address:
+        pass
+    with (
+        socket.create_server((address.host, address.port)),
+        pytest.raises(LinkError, match=f"{address}, the broker's address .* is taken"),
+        open_broker(tmp_path, None, patience_s=0.1),
+    ):
+        pass
+
+
+def test_a_broker_that_left_before_the_manager_came_is_one_clear_error(
+    config: FleetConfig,
+) -> None:
+    fleet = Fleet(config, Address(host="127.0.0.1", port=9))
+    with pytest.raises(LinkError, match=r"no broker at 127\.0\.0\.1:9"):
+        fleet.start()
+    fleet.stop()
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1883", "host:0", "host:70000", "host:x"])
+def test_what_is_no_brokers_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a broker's address"):
+        parse_address(text)
+
+
+def test_a_brokers_address_may_be_ipv6() -> None:
+    assert parse_address("[::1]:1883") == Address(host="::1", port=1883)
 
 
 def test_an_unreachable_broker_is_one_clear_error(tmp_path: Path) -> None:

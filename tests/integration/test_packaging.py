@@ -68,7 +68,7 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     pattern = re.compile(
-        r"(index-url|find-links)\s*[= ]\s*\S|" + re.escape(str(REPOSITORY.parent) + "/")
+        r"(index-url|find-links)[= ]+(https?|file):|" + re.escape(f" {REPOSITORY.parent}/")
     )
     guilty = [
         name

@@ -16,8 +16,8 @@ from asdic.contract.release import Layout, digest_of
 from asdic.fleet.broker import open_broker
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.transfer import TransferLimits
-from tests.support.box import Box, enrolment, wait_for
 from tests.support.fleet import LITERT, add_signed_release
+from tests.support.paper_box import PaperBox, enrolment, wait_for
 
 MODEL = os.urandom(11 * CHUNK_BYTES + 17)
 CHUNKS = 12
@@ -41,7 +41,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 @contextmanager
-def online(fleet: Fleet, *boxes: Box) -> Iterator[None]:
+def online(fleet: Fleet, *boxes: PaperBox) -> Iterator[None]:
     with ExitStack() as stack:
         for box in boxes:
             token = fleet.inventory.new_token(0.0)
@@ -58,7 +58,7 @@ def push_and_wait(fleet: Fleet, state: str = "finished") -> None:
 
 
 def test_three_devices_share_one_broadcast(fleet: Fleet) -> None:
-    boxes = [Box(f"box-{n}", LITERT) for n in range(3)]
+    boxes = [PaperBox(f"box-{n}", LITERT) for n in range(3)]
     with online(fleet, *boxes):
         push_and_wait(fleet)
     once = Counter((digest_of(MODEL), number) for number in range(CHUNKS))
@@ -68,7 +68,7 @@ def test_three_devices_share_one_broadcast(fleet: Fleet) -> None:
 
 
 def test_a_lost_chunk_is_repaired_for_the_device_that_lost_it(fleet: Fleet) -> None:
-    lossy, good = Box("lossy", LITERT, drops=(3, 11)), Box("good", LITERT)
+    lossy, good = PaperBox("lossy", LITERT, drops=(3, 11)), PaperBox("good", LITERT)
     with online(fleet, lossy, good):
         push_and_wait(fleet)
     digest = digest_of(MODEL)
@@ -77,18 +77,18 @@ def test_a_lost_chunk_is_repaired_for_the_device_that_lost_it(fleet: Fleet) -> N
 
 
 def test_a_device_that_stops_reading_holds_nobody_up(fleet: Fleet) -> None:
-    class Stuck(Box):
+    class Stuck(PaperBox):
         def _on_chunk(self, *_args: object, **_fields: object) -> None:
             pass
 
-    stuck, good = Stuck("stuck", LITERT), Box("good", LITERT)
+    stuck, good = Stuck("stuck", LITERT), PaperBox("good", LITERT)
     with online(fleet, stuck, good):
         fleet.push(Push(version="1.0.0"))
         wait_for(lambda: good.loaded is not None, "the good one commits")
 
 
 def test_a_forged_progress_starts_no_broadcast(fleet: Fleet) -> None:
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with online(fleet, box):
         fleet.push(Push(version="1.0.0"))
         wait_for(lambda: any(box.offers), "the offer arrives")
@@ -100,7 +100,7 @@ def test_a_forged_progress_starts_no_broadcast(fleet: Fleet) -> None:
 
 
 def test_a_device_that_asks_for_what_no_release_holds_gets_nothing(fleet: Fleet) -> None:
-    box = Box("box", LITERT)
+    box = PaperBox("box", LITERT)
     with online(fleet, box):
         box.ask_for(digest_of(b"something else"))
         box.report(UpdateState.IDLE)
@@ -111,7 +111,7 @@ def test_a_device_that_asks_for_what_no_release_holds_gets_nothing(fleet: Fleet)
 def test_the_blob_on_disk_is_what_was_signed(fleet: Fleet) -> None:
     layout = Layout.open(fleet.config.releases)
     blob = layout.variant(layout.release("1.0.0"), LITERT).files[0].digest
-    box = Box("box", LITERT, fetches=False)
+    box = PaperBox("box", LITERT, fetches=False)
     with online(fleet, box):
         fleet.push(Push(version="1.0.0"))
         wait_for(lambda: any(box.offers), "the offer arrives")

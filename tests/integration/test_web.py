@@ -20,8 +20,8 @@ from asdic.fleet.manager import Fleet, FleetConfig
 from asdic.fleet.server import running
 from asdic.fleet.transfer import TransferLimits
 from asdic.fleet.view import Overview, RolloutView
-from tests.support.box import Box, enrol_over_http, enrolment, wait_for
 from tests.support.fleet import LITERT, add_signed_release
+from tests.support.paper_box import PaperBox, enrol_over_http, enrolment, wait_for
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def client(fleet: Fleet) -> FleetClient:
 
 
 @pytest.fixture
-def box(client: FleetClient) -> Iterator[Box]:
-    box = Box("box-1", LITERT)
+def box(client: FleetClient) -> Iterator[PaperBox]:
+    box = PaperBox("box-1", LITERT)
     token = client.post("tokens", {}, dict[str, str])["token"]
     grant = enrol_over_http(client.url, enrolment(token, box.device, box.key, LITERT), token)
     box.connect(grant.broker_host, grant.broker_port)
@@ -60,7 +60,9 @@ def ask(client: FleetClient, path: str, method: str = "GET", **options: Any) -> 
     return httpx.request(method, client.url + path, trust_env=False, **options)
 
 
-def test_a_device_enrols_and_takes_a_release_over_the_api(client: FleetClient, box: Box) -> None:
+def test_a_device_enrols_and_takes_a_release_over_the_api(
+    client: FleetClient, box: PaperBox
+) -> None:
     rollout = client.post("rollouts", {"version": "1.0.0"}, RolloutView)
     seen: list[str] = []
     rollout = client.follow(rollout, lambda view: seen.append(view.state))
@@ -118,7 +120,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: FleetClient) -> None:
         assert ask(client, path).status_code == 200
 
 
-def test_what_a_device_says_is_escaped(client: FleetClient, box: Box, fleet: Fleet) -> None:
+def test_what_a_device_says_is_escaped(client: FleetClient, box: PaperBox, fleet: Fleet) -> None:
     attack = "<script>alert(1)</script>"
     box.report(
         UpdateState.FAILED, refusal=Refusal(code=attack, message=attack), agent_version=attack
@@ -129,7 +131,7 @@ def test_what_a_device_says_is_escaped(client: FleetClient, box: Box, fleet: Fle
     assert "&lt;script&gt;" in page
 
 
-def test_the_page_shows_devices_rollouts_and_events(client: FleetClient, box: Box) -> None:
+def test_the_page_shows_devices_rollouts_and_events(client: FleetClient, box: PaperBox) -> None:
     rollout = client.post("rollouts", {"version": "1.0.0"}, RolloutView)
     client.follow(rollout, lambda _view: None)
     page = ask(client, "/fragment").text

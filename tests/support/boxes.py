@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Final
+from typing import Final
 
 from asdic.contract.messages import UpdateState
 from asdic.device.config import (
@@ -37,6 +37,7 @@ QUICK: Final = Timing(
     reconnect_min_s=0.1,
     reconnect_max_s=0.5,
     runner_restart_s=0.1,
+    bench_s=0.1,
     deadlines_s={"probation": 30.0, "rolling-back": 30.0, "offered": 30.0},
 )
 """Patience for tests, where everything that can be quick is."""
@@ -57,6 +58,7 @@ class Box:
         self.state = StateFolder(folder.resolve())
         self.log = folder.resolve().with_name(f"{folder.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
+        self._reports_before = 0
 
     @classmethod
     def make(
@@ -120,6 +122,8 @@ class Box:
         environment: Mapping[str, str] = NO_EXTRA,
     ) -> None:
         """Start ``asdic-agent run`` in the background."""
+        report = self.status.report
+        self._reports_before = report.number if report else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--state", str(self.state.path), *options],
@@ -179,8 +183,14 @@ class Box:
         )
 
     def wait_until_runs(self, version: str) -> DeviceStatus:
-        """Return the status once the inferring program has acknowledged ``version``."""
-        return self.wait_for(lambda status: runs(status) == version)
+        """Return the status once this agent says that the program has acknowledged ``version``."""
+        return self.wait_for(
+            lambda status: (
+                runs(status) == version
+                and status.report is not None
+                and status.report.number > self._reports_before
+            )
+        )
 
     def wait_for_state(self, state: UpdateState) -> DeviceStatus:
         """Return the status once the update is in ``state``."""

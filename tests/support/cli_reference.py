@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from asdic.cli.agent import asdic_agent
+from asdic.cli.agent import agent
 from asdic.cli.main import asdic
-from asdic.cli.runner import asdic_runner
+from asdic.cli.runner import runner
 
 HEADER = """# Commands
 
@@ -23,7 +23,7 @@ Generated from `--help` by `make docs`; a test keeps it in step.
 
 def reference() -> str:
     """Return the text of docs/cli.md."""
-    roots = (("asdic", asdic), ("asdic-agent", asdic_agent), ("asdic-runner", asdic_runner))
+    roots = (("asdic", asdic), ("asdic-agent", agent), ("asdic-runner", runner))
     sections = [section for name, root in roots for section in _sections(name, root, None)]
     return HEADER + "\n" + "\n".join(sections)
 

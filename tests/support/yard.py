@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import random
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from asdic.contract.files import write_file
+import msgspec
+
+from asdic.contract.files import sha256_of, write_file
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.contract.variant import Limits
+from asdic.contract.variant import VARIANT_FILE, FileRef, Limits, encode_variant, read_variant
 from asdic.fleet.director import Director, encode_offer
 from asdic.fleet.metadata import Lifetimes, utc_now
 from asdic.fleet.signing import ImageRepository
@@ -53,8 +55,9 @@ class Yard:
         golden_offset: float | None = None,
         limits: Limits | None = None,
         security_counter: int = 1,
+        ballast_bytes: int = 0,
     ) -> None:
-        """Build and sign one release with one variant."""
+        """Build and sign one release with one variant, which may carry a file of noise."""
         variant = make_tiny_variant(
             self.folder / "variants" / version / target,
             target=target,
@@ -62,6 +65,8 @@ class Yard:
             golden_offset=golden_offset,
             limits=limits or Limits(),
         )
+        if ballast_bytes:
+            _add_file(variant, "ballast.bin", random.Random(version).randbytes(ballast_bytes))  # noqa: S311
         self.layout.add_release(version, {target: variant}, security_counter=security_counter)
         self.image.sign(self.layout, version)
 
@@ -81,15 +86,19 @@ class Yard:
             rollout=rollout or f"rollout-{version}",
         )
 
-    def stick(self, version: str, *, device: str = "box1", rollout: str = "") -> Path:
+    def stick(
+        self, version: str, *, device: str = "box1", target: str = JETSON, rollout: str = ""
+    ) -> Path:
         """Put an offer into the release folder, as on a USB stick, and return the folder."""
-        offer = self.offer(version, device=device, rollout=rollout)
+        offer = self.offer(version, device=device, target=target, rollout=rollout)
         write_file(self.releases / "offers" / f"{device}.json", encode_offer(offer))
         return self.releases
 
-    def change_offer(self, change: Callable[[dict[str, object]], None]) -> None:
-        """Change the offer on the stick by hand."""
-        path = self.releases / "offers" / "box1.json"
-        offer = json.loads(path.read_bytes())
-        change(offer)
-        write_file(path, json.dumps(offer).encode())
+
+def _add_file(folder: Path, name: str, data: bytes) -> None:
+    """Add a file to a variant that its engine does not open."""
+    (folder / name).write_bytes(data)
+    file = FileRef(name=name, digest=sha256_of(folder / name), size_bytes=len(data))
+    variant = read_variant(folder)
+    changed = msgspec.structs.replace(variant, files=(*variant.files, file))
+    write_file(folder / VARIANT_FILE, encode_variant(changed))

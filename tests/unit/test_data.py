@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -166,6 +168,16 @@ def test_sixteen_bit_images_are_refused(tmp_path):
 def test_an_image_of_too_many_pixels_is_refused(tmp_path):
     write(tmp_path / "a.png", np.zeros((8192, 8192), np.uint8))
     with pytest.raises(DataError, match=r"a\.png has .* pixels"):
+        read_dataset(tmp_path)
+
+
+def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path):
+    write(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded: pixels <= "):
         read_dataset(tmp_path)
 
 

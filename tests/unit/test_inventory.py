@@ -10,11 +10,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asdic.contract.errors import ConfigError, ReleaseError
-from asdic.contract.messages import RuntimeFacts, UpdateState
+from asdic.contract.files import canonical_json
+from asdic.contract.messages import (
+    PROGRESS_TYPE,
+    EnrolBody,
+    EnrolRequest,
+    Progress,
+    RuntimeFacts,
+    UpdateState,
+)
+from asdic.contract.trust import proof_of
 from asdic.fleet.database import Database
 from asdic.fleet.inventory import Inventory
-from tests.support.box import Box, enrolment
 from tests.support.fleet import LITERT, OPENVINO
+from tests.support.paper_box import PaperBox, enrolment
 
 KEY = Ed25519PrivateKey.generate()
 
@@ -31,7 +40,7 @@ def inventory(database: Database) -> Inventory:
     return Inventory(database)
 
 
-def joined(inventory: Inventory, *boxes: Box) -> None:
+def joined(inventory: Inventory, *boxes: PaperBox) -> None:
     for box in boxes:
         token = inventory.new_token(0.0)
         inventory.enrol(enrolment(token, box.device, box.key, box.target), 0.0)
@@ -53,7 +62,7 @@ def test_a_device_that_got_no_answer_may_ask_again(inventory: Inventory) -> None
 
 
 def test_a_device_id_is_not_given_to_another_key(inventory: Inventory) -> None:
-    joined(inventory, Box("box-1", LITERT))
+    joined(inventory, PaperBox("box-1", LITERT))
     token = inventory.new_token(0.0)
     with pytest.raises(ReleaseError, match="enrolled with another key"):
         inventory.enrol(enrolment(token, "box-1", KEY, LITERT), 1.0)
@@ -90,7 +99,7 @@ def test_a_simulating_device_joins_only_where_it_is_allowed(
 
 
 def test_a_report_with_a_larger_number_is_accepted(inventory: Inventory) -> None:
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     assert inventory.accept_report("box-1", box.report(UpdateState.IDLE), 5.0)
     device = inventory.all()[0]
@@ -98,7 +107,7 @@ def test_a_report_with_a_larger_number_is_accepted(inventory: Inventory) -> None
 
 
 def test_a_number_that_does_not_grow_is_ignored(inventory: Inventory) -> None:
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     inventory.accept_report("box-1", box.send_report(7, UpdateState.IDLE), 1.0)
     for number in (7, 6, 0, -1):
@@ -109,7 +118,7 @@ def test_a_number_that_does_not_grow_is_ignored(inventory: Inventory) -> None:
 
 
 def test_the_retained_report_that_comes_again_is_no_offence(inventory: Inventory) -> None:
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     envelope = box.report(UpdateState.IDLE)
     inventory.accept_report("box-1", envelope, 1.0)
@@ -118,7 +127,7 @@ def test_the_retained_report_that_comes_again_is_no_offence(inventory: Inventory
 
 
 def test_a_device_cannot_report_for_another(inventory: Inventory) -> None:
-    one, two = Box("box-1", LITERT), Box("box-2", LITERT)
+    one, two = PaperBox("box-1", LITERT), PaperBox("box-2", LITERT)
     joined(inventory, one, two)
     one.device = "box-2"
     assert inventory.accept_report("box-2", one.report(UpdateState.COMMITTED), 1.0) is None
@@ -127,7 +136,7 @@ def test_a_device_cannot_report_for_another(inventory: Inventory) -> None:
 
 
 def test_a_report_of_another_target_than_enrolled_is_ignored(inventory: Inventory) -> None:
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     box.target = OPENVINO
     assert inventory.accept_report("box-1", box.report(UpdateState.IDLE), 1.0) is None
@@ -137,7 +146,7 @@ def test_a_simulated_report_of_a_device_that_enrolled_as_real_is_ignored(
     database: Database,
 ) -> None:
     inventory = Inventory(database, accept_simulated=True)
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     runtime = RuntimeFacts(runtime="onnxruntime", version="1", simulated=True)
     envelope = box.report(UpdateState.IDLE, runtime=runtime)
@@ -145,13 +154,33 @@ def test_a_simulated_report_of_a_device_that_enrolled_as_real_is_ignored(
 
 
 def test_a_message_of_nobody_is_ignored(inventory: Inventory) -> None:
-    assert (
-        inventory.accept_report("ghost", Box("ghost", LITERT).report(UpdateState.IDLE), 1.0) is None
-    )
+    envelope = PaperBox("ghost", LITERT).report(UpdateState.IDLE)
+    assert inventory.accept_report("ghost", envelope, 1.0) is None
+
+
+def test_a_progress_of_nobody_is_ignored(inventory: Inventory) -> None:
+    assert inventory.open_message("ghost", b"{}", PROGRESS_TYPE, Progress) is None
+
+
+@pytest.mark.parametrize("key", ["", "zz" * 32, "ab" * 31])
+def test_what_is_no_public_key_is_refused(inventory: Inventory, key: str) -> None:
+    identity, secret = inventory.new_token(0.0).split(".")
+    body = canonical_json(EnrolBody(device="box-1", public_key=key, target=LITERT)).decode()
+    proof = proof_of(secret.encode(), body.encode())
+    request = EnrolRequest(token_id=identity, body=body, proof=proof)
+    with pytest.raises(ConfigError, match="64 hex digits"):
+        inventory.enrol(request, 1.0)
+
+
+def test_more_tags_than_anybody_needs_are_refused(inventory: Inventory) -> None:
+    tags = {str(number): "x" for number in range(33)}
+    request = enrolment(inventory.new_token(0.0), "box-1", KEY, LITERT, tags=tags)
+    with pytest.raises(ConfigError, match="32 tags"):
+        inventory.enrol(request, 1.0)
 
 
 def test_every_report_is_kept_as_it_was_signed(database: Database, inventory: Inventory) -> None:
-    box = Box("box-1", LITERT)
+    box = PaperBox("box-1", LITERT)
     joined(inventory, box)
     envelopes = [box.report(UpdateState.IDLE), box.report(UpdateState.COMMITTED)]
     for envelope in envelopes:
@@ -189,7 +218,7 @@ def test_devices_are_selected_by_name_and_by_tag(inventory: Inventory) -> None:
 def test_a_selection_of_nobody_is_refused(
     inventory: Inventory, selection: str, message: str
 ) -> None:
-    joined(inventory, Box("box-1", LITERT))
+    joined(inventory, PaperBox("box-1", LITERT))
     with pytest.raises(ConfigError, match=message):
         inventory.select(selection)
 

@@ -213,6 +213,21 @@ def test_failures_below_the_limit_do_not_halt() -> None:
     assert rollout.count(MemberState.FAILED) == 1
 
 
+def test_a_stage_in_which_nobody_committed_fails_whatever_the_limit() -> None:
+    rollout, _ = advance(rollout_of("1", "100%", failure_limit=4), {}, 0.0)
+    canary = rollout.stages[0].devices[0]
+    rollout, decisions = advance(rollout, reports_of(UpdateState.FAILED, canary), 1.0)
+    assert rollout.state is RolloutState.HALTED
+    assert "nobody committed" in rollout.reason
+    assert not offered(decisions)
+
+
+@pytest.mark.parametrize("field", ["soak_s", "deadline_s", "failure_limit"])
+def test_a_policy_that_makes_no_sense_is_refused(field: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({field: -1}, Policy)
+
+
 def test_an_old_offer_is_signed_again_before_it_expires() -> None:
     rollout, _ = advance(rollout_of(devices=("box",), deadline_s=90 * 86400), {}, 0.0)
     assert advance(rollout, {}, OFFER_REFRESH_S)[1] == ()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater
 
@@ -157,6 +158,39 @@ def test_a_damaged_key_is_named(tmp_path: Path) -> None:
         ImageRepository(tmp_path / "releases", tmp_path / "keys").sign(layout, "1.1.0")
 
 
+def test_a_key_of_another_kind_is_named(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases", "1.0.0")
+    add_release(tmp_path / "releases", "1.1.0")
+    other = CryptoSigner.generate_ecdsa().private_bytes
+    (tmp_path / "keys" / "targets.pem").write_bytes(other)
+    with pytest.raises(ConfigError, match=r"targets\.pem holds another kind of key"):
+        ImageRepository(tmp_path / "releases", tmp_path / "keys").sign(layout, "1.1.0")
+
+
+def test_a_signed_manifest_that_was_changed_is_not_offered(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    release = layout.release("1.0.0")
+    forged = msgspec.structs.replace(release, security_counter=9)
+    with pytest.raises(ReleaseError, match="differs from what was signed"):
+        Director(tmp_path / "director").offer_for(
+            device="box-1", target=LITERT, release=forged, layout=layout, rollout="r"
+        )
+
+
+def test_damaged_metadata_is_named(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    metadata = tmp_path / "releases" / "metadata"
+    for name, data in (("timestamp.json", b"{"), ("1.snapshot.json", b"[]")):
+        before = (metadata / name).read_bytes()
+        (metadata / name).write_bytes(data)
+        with pytest.raises(ReleaseError, match=rf"{name} is not readable TUF metadata"):
+            offer_of(Director(tmp_path / "director"), layout)
+        (metadata / name).write_bytes(before)
+    (metadata / "timestamp.json").write_bytes((metadata / "1.snapshot.json").read_bytes())
+    with pytest.raises(ReleaseError, match="is TUF metadata of role snapshot"):
+        offer_of(Director(tmp_path / "director"), layout)
+
+
 def test_an_unsigned_release_is_not_offered(tmp_path: Path) -> None:
     add_signed_release(tmp_path / "releases", "1.0.0")
     layout = add_release(tmp_path / "releases", "1.1.0")
@@ -190,6 +224,29 @@ def test_expired_metadata_is_not_offered_until_it_is_signed_again(tmp_path: Path
         layout, "1.0.0"
     )
     assert offer_of(director, layout).image
+
+
+def test_targets_are_signed_again_before_they_expire(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    in_310_days = utc_now() + timedelta(days=310)
+    repository = ImageRepository(
+        tmp_path / "releases", tmp_path / "keys", clock=lambda: in_310_days
+    )
+    assert repository.sign(layout, "1.0.0") == ()
+    targets = repository.signed.targets()
+    assert (targets.version, list(targets.targets)) == (2, [f"1.0.0/{LITERT}.json"])
+
+
+def test_a_timestamp_is_renewed_without_the_targets_key(tmp_path: Path) -> None:
+    layout = add_signed_release(tmp_path / "releases")
+    for role in ("root", "targets"):
+        (tmp_path / "keys" / f"{role}.pem").unlink()
+    in_20_days = utc_now() + timedelta(days=20)
+    ImageRepository(tmp_path / "releases", tmp_path / "keys", clock=lambda: in_20_days).sign(
+        layout, "1.0.0"
+    )
+    in_40_days = utc_now() + timedelta(days=40)
+    assert offer_of(Director(tmp_path / "director", clock=lambda: in_40_days), layout).image
 
 
 def test_a_root_is_renewed_by_its_own_key_before_it_expires(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def enrol_over_http(url: str, request: EnrolRequest, token: str) -> EnrolGrant:
     return msgspec.json.decode(reply.body, type=EnrolGrant)
 
 
-class Box:
+class PaperBox:
     """One device. ``outcome`` is the state in which it ends each update.
 
     ``drops`` are chunk numbers that it loses once when they are broadcast, and then asks for.

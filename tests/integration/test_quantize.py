@@ -1,0 +1,246 @@
+"""Quantizing with the real converters and runtimes, on a small network made in the test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asdic.cli.quantize import quantize as quantize_verb
+from asdic.contract.errors import (
+    AccuracyDropError,
+    ConfigError,
+    MissingPackageError,
+    QuantizationError,
+    UnsupportedModelError,
+)
+from asdic.contract.target import ModelFormat, target_named
+from asdic.contract.variant import read_variant
+from asdic.device.runner.golden import LABELLED_AT_LEAST, check_golden
+from asdic.device.runner.runner import Runner
+from asdic.quantization.calibration import read_inputs
+from asdic.quantization.gate import Verdict
+from asdic.quantization.job import run_job, write_material
+from asdic.quantization.quantize import Options, quantize_model
+from asdic.quantization.recipe import LADDERS
+from asdic.quantization.report import QuantizationReport, read_report
+from asdic.quantization.source import read_source
+from tests.support.disc_finder import (
+    WITH_DISC,
+    WITHOUT,
+    WithOperator,
+    example,
+    write_discs,
+    write_run,
+)
+
+LITERT, ARM, OPENVINO, JETSON = (
+    "x86-litert-int8",
+    "arm64-litert-int8",
+    "x86-openvino-int8",
+    "jetson-orin-int8",
+)
+TARGETS = (LITERT, ARM, OPENVINO, JETSON)
+PLAIN = "static-wi8-ai8-minmax"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_discs(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "discs", data)
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
+    """The variants of all four targets."""
+    out = tmp_path_factory.mktemp("variants")
+    quantize_model(run, TARGETS, out)
+    return out
+
+
+@pytest.fixture
+def report(variants: Path, request: pytest.FixtureRequest) -> QuantizationReport:
+    return read_report(variants / request.param)
+
+
+each_target = pytest.mark.parametrize("target", TARGETS)
+each_report = pytest.mark.parametrize("report", TARGETS, indirect=True)
+
+
+@each_report
+def test_int8_is_within_the_limit(report: QuantizationReport) -> None:
+    assert report.verdict is Verdict.PASS
+    assert report.ci95[0] <= report.drop <= report.ci95[1] <= report.limit == 0.5
+
+
+@each_report
+def test_the_model_is_really_int8(report: QuantizationReport) -> None:
+    assert report.int8_share > 0.8
+    assert report.sqnr_db is not None
+    assert 25 < report.sqnr_db < 80
+
+
+@each_report
+def test_images_with_nothing_to_find_are_counted_apart(report: QuantizationReport) -> None:
+    assert (report.samples, report.empty.images) == (WITH_DISC, WITHOUT)
+    assert report.empty.int8_false_alarms == report.empty.fp32_false_alarms == 0.0
+
+
+@each_target
+def test_the_golden_set_passes_on_the_machine_that_made_it(variants: Path, target: str) -> None:
+    simulate = target_named(target).simulator is not None
+    with Runner.open(variants / target, simulate=simulate) as runner:
+        result = check_golden(runner, variants / target)
+    assert (result.passed, result.worst_difference) == (True, 0.0)
+    assert len(result.per_sample) == LABELLED_AT_LEAST
+
+
+def test_two_targets_of_one_format_share_the_very_same_files(variants: Path) -> None:
+    here, arm = (read_variant(variants / target).files for target in (LITERT, ARM))
+    assert here == arm
+
+
+def test_only_where_the_target_runs_here_is_a_latency_given(variants: Path) -> None:
+    given = {one: read_report(variants / one).latency_ratio is not None for one in TARGETS}
+    assert given == {LITERT: True, ARM: False, OPENVINO: True, JETSON: False}
+
+
+def test_the_jetsons_report_says_that_it_is_simulated(variants: Path) -> None:
+    report = read_report(variants / JETSON)
+    assert report.simulated
+    assert "ONNX Runtime" in report.judged_by
+    assert "not run on an Orin" in report.remarks[-1]
+
+
+def test_litert_promises_the_same_bits_and_the_others_a_tolerance(variants: Path) -> None:
+    golden = {target: read_variant(variants / target).golden for target in TARGETS}
+    exact = {target for target, one in golden.items() if one is not None and one.tolerance == 0.0}
+    assert exact == {LITERT, ARM}
+
+
+@each_target
+def test_pictures_for_people_lie_beside_the_variant(variants: Path, target: str) -> None:
+    names = {path.name for path in (variants / target / "examples").iterdir()}
+    assert len(names) == 3
+    named = {file.name for file in read_variant(variants / target).all_files}
+    assert not names & named
+
+
+@each_target
+def test_no_path_of_this_machine_is_in_a_model_file(variants: Path, run: Path, target: str) -> None:
+    folder = variants / target
+    for file in read_variant(folder).files:
+        content = (folder / file.name).read_bytes()
+        assert str(run.parent).encode() not in content
+        assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("target", [LITERT, OPENVINO, JETSON])
+def test_the_same_inputs_give_the_same_bytes(
+    variants: Path, run: Path, tmp_path: Path, target: str
+) -> None:
+    recipe = read_variant(variants / target).recipe
+    model_format = target_named(target).model_format
+    model = read_source(run)
+    inputs = read_inputs(model.data, model.description)
+    write_material(model, inputs.calibration, tmp_path)
+    (tmp_path / "again").mkdir()
+    rung = next(one for one in LADDERS[model_format] if one.name == recipe)
+    files = run_job(model, model_format, rung, material=tmp_path, folder=tmp_path / "again")
+    for name in files.files:
+        assert (tmp_path / "again" / name).read_bytes() == (variants / target / name).read_bytes()
+
+
+def test_the_same_call_again_keeps_what_is_there(variants: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in variants.rglob("*")}
+    reports = quantize_model(run, TARGETS, variants)
+    assert [report.target for report in reports] == list(TARGETS)
+    assert {path: path.stat().st_mtime_ns for path in variants.rglob("*")} == before
+
+
+def test_a_variant_of_other_inputs_is_not_replaced_unasked(variants: Path, run: Path) -> None:
+    with pytest.raises(ConfigError, match="made from other inputs or options; use --force"):
+        quantize_model(run, (LITERT,), variants, options=Options(samples=7))
+
+
+def test_the_verb_prints_the_reports_for_a_machine(variants: Path, run: Path) -> None:
+    arguments = [str(run), "--target", LITERT, "--target", JETSON, "--out", str(variants)]
+    result = CliRunner().invoke(quantize_verb, [*arguments, "--json"], catch_exceptions=False)
+    assert [one["target"] for one in json.loads(result.stdout)] == [LITERT, JETSON]
+
+
+def test_the_verb_prints_a_table_for_a_person(variants: Path, run: Path) -> None:
+    arguments = [str(run), "--target", OPENVINO, "--out", str(variants)]
+    result = CliRunner().invoke(quantize_verb, arguments, catch_exceptions=False)
+    assert "6 images with nothing to find, apart" in result.stdout
+
+
+def test_a_model_that_lost_too_much_is_not_written(run: Path, tmp_path: Path) -> None:
+    options = Options(max_drop=-100.0, recipe=PLAIN)  # it would have to gain 100 points
+    with pytest.raises(AccuracyDropError, match="x86-openvino-int8: the metric dropped by"):
+        quantize_model(run, (OPENVINO,), tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_labels_int8_is_judged_by_agreement(run: Path, tmp_path: Path) -> None:
+    images = write_discs(tmp_path / "images", masks=False)
+    out = tmp_path / "out"
+    options = Options(recipe=PLAIN)
+    (report,) = quantize_model(run, (OPENVINO,), out, data=images, options=options)
+    assert (report.metric, report.fp32, report.limit) == ("agreement", 100.0, 20.0)
+    assert "not accuracy" in report.remarks[0]
+    golden = read_variant(out / OPENVINO).golden
+    assert golden is not None
+    assert golden.metric == "agreement"
+
+
+@pytest.mark.parametrize("model_format", ModelFormat)
+def test_an_operator_without_support_is_named(
+    data: Path, tmp_path: Path, model_format: ModelFormat
+) -> None:
+    model = read_source(write_run(tmp_path / "run", data, WithOperator()))
+    write_material(model, [{"image": example().numpy()}], tmp_path)
+    (tmp_path / "job").mkdir()
+    recipe = LADDERS[model_format][0]
+    with pytest.raises(UnsupportedModelError, match=r"does not support the operator .*bessel_j0"):
+        run_job(model, model_format, recipe, material=tmp_path, folder=tmp_path / "job")
+
+
+def test_a_converter_that_dies_is_one_clear_line(run: Path, tmp_path: Path) -> None:
+    model = read_source(run)
+    write_material(model, [{"image": example().numpy()}], tmp_path)
+    (tmp_path / "calibration.npz").unlink()
+    recipe = LADDERS[ModelFormat.OPENVINO_IR][0]
+    (tmp_path / "job").mkdir()
+    with pytest.raises(
+        QuantizationError, match=r"converter for openvino-ir ended with code 1: FileNotFound[^\n]*$"
+    ):
+        run_job(model, ModelFormat.OPENVINO_IR, recipe, material=tmp_path, folder=tmp_path / "job")
+
+
+def test_an_unknown_target_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown target 'toaster'; known targets: arm64-litert"):
+        quantize_model(tmp_path / "no model", ("toaster",), tmp_path / "out")
+
+
+def test_a_missing_runtime_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingPackageError, match=r"install `asdic\[openvino\]`"):
+        quantize_model(tmp_path / "no model", (OPENVINO,), tmp_path / "out")
+
+
+def test_a_damaged_variant_is_not_kept(variants: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(variants / LITERT, tmp_path / LITERT)
+    (tmp_path / LITERT / "model.tflite").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=r"is damaged, or .* use --force"):
+        quantize_model(run, (LITERT,), tmp_path)

@@ -1,0 +1,362 @@
+"""What a device believes: offers of a real image repository and a real director, bent and old."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asdic.contract.errors import AsdicError, IncompatibleTargetError, ReleaseError
+from asdic.contract.release import Layout
+from asdic.contract.trust import Offer
+from asdic.device.update.refusal import refusal_for
+from asdic.device.update.storage import DiskStorage
+from asdic.device.update.trust import Floor, RepositoryTrust, Trust, TrustFolder
+from asdic.device.update.trusted import DeviceFacts, VerifiedOffer, verify_offer
+from asdic.fleet.director import Director
+from asdic.fleet.metadata import Lifetimes
+from asdic.fleet.signing import ImageRepository
+from tests.support.fleet import LITERT, OPENVINO, add_release
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+BOX = DeviceFacts(device="box1", target=LITERT)
+
+
+class Signers:
+    """An image repository and a director whose clock can be set."""
+
+    def __init__(self, folder: Path, *, lifetimes: Lifetimes | None = None) -> None:
+        self.now = NOW
+        self.releases = folder / "releases"
+        Layout.create(self.releases)
+        self.image = ImageRepository(
+            self.releases, folder / "keys", lifetimes=lifetimes, clock=lambda: self.now
+        )
+        self.director = Director(folder / "director", lifetimes=lifetimes, clock=lambda: self.now)
+
+    def release(self, version: str, *, security_counter: int = 1) -> None:
+        layout = add_release(
+            self.releases, version, targets=(LITERT, OPENVINO), security_counter=security_counter
+        )
+        self.image.sign(layout, version)
+
+    def offer(self, version: str, *, device: str = "box1", target: str = LITERT) -> Offer:
+        layout = Layout.open(self.releases)
+        return self.director.offer_for(
+            device=device,
+            target=target,
+            release=layout.release(version),
+            layout=layout,
+            rollout=f"rollout-{version}",
+        )
+
+    def trust(self) -> Trust:
+        return Trust(
+            image=RepositoryTrust(bootstrap=self.image.signed.first_root()),
+            director=RepositoryTrust(bootstrap=self.director.first_root()),
+        )
+
+
+@pytest.fixture
+def signers(tmp_path: Path) -> Signers:
+    made = Signers(tmp_path)
+    made.release("1.0.0")
+    return made
+
+
+def verify(
+    offer: Offer, trust: Trust, *, device: DeviceFacts = BOX, now: datetime = NOW
+) -> VerifiedOffer:
+    return verify_offer(offer, trust=trust, device=device, now=now)
+
+
+def refusal(offer: Offer, trust: Trust, *, device: DeviceFacts = BOX, now: datetime = NOW) -> str:
+    """Return the code with which an offer is refused."""
+    with pytest.raises(ReleaseError) as caught:
+        verify(offer, trust, device=device, now=now)
+    assert "\n" not in str(caught.value)
+    return refusal_for(caught.value).code
+
+
+def bent(offer: Offer, repository: str, role: str, change: Callable[[Any], None]) -> Offer:
+    """Return ``offer`` with the signed part of one file changed, and its signature not."""
+    files = dict(getattr(offer, repository))
+    name = next(name for name in files if name.endswith(f"{role}.json"))
+    metadata = json.loads(files[name])
+    change(metadata["signed"])
+    files[name] = json.dumps(metadata)
+    return msgspec.structs.replace(offer, **{repository: files})
+
+
+def test_an_offer_that_both_repositories_sign_is_accepted(signers: Signers) -> None:
+    verified = verify(signers.offer("1.0.0"), signers.trust())
+    layout = Layout.open(signers.releases)
+    assert verified.manifest_digest == layout.release("1.0.0").variants[LITERT].digest
+    assert verified.facts.version == "1.0.0"
+
+
+def test_the_same_offer_is_accepted_again(signers: Signers) -> None:
+    offer = signers.offer("1.0.0")
+    first = verify(offer, signers.trust())
+    assert verify(offer, first.trust).trust == first.trust
+
+
+def test_an_offer_for_another_device_is_refused(signers: Signers) -> None:
+    assert refusal(signers.offer("1.0.0", device="box2"), signers.trust()) == "wrong-device"
+
+
+def test_an_offer_that_was_readdressed_is_refused(signers: Signers) -> None:
+    offer = msgspec.structs.replace(signers.offer("1.0.0", device="box2"), device="box1")
+    assert refusal(offer, signers.trust()) == "wrong-device"
+
+
+def test_an_offer_for_another_target_is_refused(signers: Signers) -> None:
+    with pytest.raises(IncompatibleTargetError, match=f"is for {OPENVINO}, this device is"):
+        verify(signers.offer("1.0.0", target=OPENVINO), signers.trust())
+
+
+def test_a_release_signed_by_another_key_is_refused(signers: Signers, tmp_path: Path) -> None:
+    stranger = Signers(tmp_path / "stranger")
+    stranger.release("1.0.0")
+    offer = msgspec.structs.replace(signers.offer("1.0.0"), image=stranger.offer("1.0.0").image)
+    assert refusal(offer, signers.trust()) == "unsigned"
+
+
+def test_a_director_with_another_key_is_refused(signers: Signers, tmp_path: Path) -> None:
+    stranger = Signers(tmp_path / "stranger")
+    stranger.release("1.0.0")
+    offer = msgspec.structs.replace(
+        signers.offer("1.0.0"), director=stranger.offer("1.0.0").director
+    )
+    assert refusal(offer, signers.trust()) == "unsigned"
+
+
+@pytest.mark.parametrize("repository", ["image", "director"])
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_changed_metadata_is_refused(signers: Signers, repository: str, role: str) -> None:
+    offer = bent(signers.offer("1.0.0"), repository, role, lambda signed: signed.update(version=99))
+    assert refusal(offer, signers.trust()) == "unsigned"
+
+
+@pytest.mark.parametrize("repository", ["image", "director"])
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_missing_metadata_is_refused(signers: Signers, repository: str, role: str) -> None:
+    offer = signers.offer("1.0.0")
+    files = {
+        name: text
+        for name, text in getattr(offer, repository).items()
+        if not name.endswith(f"{role}.json")
+    }
+    offer = msgspec.structs.replace(offer, **{repository: files})
+    assert refusal(offer, signers.trust()) == "incomplete"
+
+
+def test_a_replayed_older_offer_is_refused(signers: Signers) -> None:
+    older = signers.offer("1.0.0")
+    newer = verify(signers.offer("1.0.0"), signers.trust())
+    assert refusal(older, newer.trust) == "replayed"
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_the_floor_holds_where_the_copies_are_lost(signers: Signers, role: str) -> None:
+    older = signers.offer("1.0.0")
+    newer = verify(signers.offer("1.0.0"), signers.trust())
+    forgetful = msgspec.structs.replace(signers.trust(), floor=newer.trust.floor)
+    only = {role: newer.trust.floor.director.roles[role]}
+    floor = msgspec.structs.replace(
+        newer.trust.floor,
+        director=msgspec.structs.replace(newer.trust.floor.director, roles=only),
+    )
+    forgetful = msgspec.structs.replace(forgetful, floor=floor)
+    assert refusal(older, forgetful) == "replayed"
+
+
+def test_without_a_floor_lost_copies_would_let_a_replay_pass(signers: Signers) -> None:
+    older = signers.offer("1.0.0")
+    verify(signers.offer("1.0.0"), signers.trust())
+    assert verify(older, signers.trust()).facts.version == "1.0.0"
+
+
+def test_an_older_root_is_refused(signers: Signers) -> None:
+    offer = signers.offer("1.0.0")
+    floor = msgspec.structs.replace(Floor(), image=msgspec.structs.replace(Floor().image, root=2))
+    assert refusal(offer, msgspec.structs.replace(signers.trust(), floor=floor)) == "replayed"
+
+
+def test_an_expired_offer_is_refused(signers: Signers) -> None:
+    offer = signers.offer("1.0.0")
+    assert refusal(offer, signers.trust(), now=NOW + timedelta(days=40)) == "expired"
+
+
+def test_a_dead_clock_does_not_make_an_old_offer_fresh(signers: Signers) -> None:
+    old = signers.offer("1.0.0", device="box1")
+    signers.now = NOW + timedelta(days=40)
+    signers.release("1.1.0")
+    seen = verify(
+        signers.offer("1.1.0"), signers.trust(), now=datetime.fromtimestamp(0, timezone.utc)
+    )
+    forgetful = msgspec.structs.replace(
+        signers.trust(), floor=Floor(issued_at=seen.trust.floor.issued_at)
+    )
+    assert refusal(old, forgetful, now=datetime.fromtimestamp(0, timezone.utc)) == "expired"
+
+
+def test_a_new_image_list_is_measured_by_the_time_the_director_tells(signers: Signers) -> None:
+    old_image = signers.offer("1.0.0").image
+    signers.now = NOW + timedelta(days=40)
+    signers.image.sign(Layout.open(signers.releases), "1.0.0")
+    offer = msgspec.structs.replace(signers.offer("1.0.0"), image=old_image)
+    dead_clock = datetime.fromtimestamp(0, timezone.utc)
+    assert refusal(offer, signers.trust(), now=dead_clock) == "expired"
+
+
+def test_the_floor_of_time_comes_from_the_director_not_from_the_clock(signers: Signers) -> None:
+    verified = verify(signers.offer("1.0.0"), signers.trust(), now=NOW + timedelta(days=3))
+    assert verified.trust.floor.issued_at == NOW.timestamp()
+
+
+def test_a_lower_security_counter_is_refused(signers: Signers) -> None:
+    trust = msgspec.structs.replace(signers.trust(), floor=Floor(security_counter=2))
+    assert refusal(signers.offer("1.0.0"), trust) == "counter"
+
+
+def test_an_older_version_with_an_equal_counter_is_accepted(signers: Signers) -> None:
+    signers.release("1.1.0")
+    newer = verify(signers.offer("1.1.0"), signers.trust())
+    assert verify(signers.offer("1.0.0"), newer.trust).facts.version == "1.0.0"
+
+
+def test_an_accepted_offer_alone_does_not_raise_the_counter(signers: Signers) -> None:
+    signers.release("1.1.0", security_counter=7)
+    verified = verify(signers.offer("1.1.0"), signers.trust())
+    assert verified.trust.floor.security_counter == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", "[" * 5000, '{"signed": {}}', "\x00"])
+def test_garbage_instead_of_metadata_is_refused(signers: Signers, text: str) -> None:
+    offer = signers.offer("1.0.0")
+    for repository in ("image", "director"):
+        files = {
+            name: text if name == "timestamp.json" else kept
+            for name, kept in getattr(offer, repository).items()
+        }
+        bad = msgspec.structs.replace(offer, **{repository: files})
+        assert refusal(bad, signers.trust()) == "damaged"
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Offer, Trust]:
+    signers = Signers(tmp_path_factory.mktemp("fixed"))
+    signers.release("1.0.0")
+    return signers.offer("1.0.0"), signers.trust()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_changed_file_is_ever_accepted_or_leaks_another_error(
+    fixed: tuple[Offer, Trust], data: st.DataObject
+) -> None:
+    offer, trust = fixed
+    repository = data.draw(st.sampled_from(["image", "director"]))
+    files = dict(getattr(offer, repository))
+    name = data.draw(st.sampled_from(sorted(files.keys() - {"1.root.json"})))
+    text = files[name]
+    at = data.draw(st.integers(0, len(text) - 1))
+    files[name] = text[:at] + data.draw(st.text(max_size=3)) + text[at + 1 :]
+    bad = msgspec.structs.replace(offer, **{repository: files})
+    if json_equal(files[name], text):
+        return
+    with pytest.raises(AsdicError):
+        verify(bad, trust)
+
+
+def json_equal(changed: str, text: str) -> bool:
+    """Return whether a change left the content as it was, as a space does."""
+    try:
+        return bool(json.loads(changed) == json.loads(text))
+    except (ValueError, RecursionError):
+        return False
+
+
+class TestKeyRotation:
+    """A role's keys change with a newer root."""
+
+    def test_a_root_that_takes_a_key_away_lets_the_version_fall(self, signers: Signers) -> None:
+        newer = verify(signers.offer("1.0.0"), signers.trust())
+        floor = self.floor_with(newer, keys=("stolen",), root=0)
+        offer = signers.offer("1.0.0")
+        assert verify(offer, floor).facts.version == "1.0.0"
+
+    def test_other_keys_under_the_same_root_do_not(self, signers: Signers) -> None:
+        newer = verify(signers.offer("1.0.0"), signers.trust())
+        floor = self.floor_with(newer, keys=("stolen",), root=1)
+        assert refusal(signers.offer("1.0.0"), floor) == "replayed"
+
+    def test_a_root_that_only_adds_a_key_does_not(self, signers: Signers) -> None:
+        newer = verify(signers.offer("1.0.0"), signers.trust())
+        keys = newer.trust.floor.director.roles["timestamp"].keys
+        floor = self.floor_with(newer, keys=keys, root=0)
+        assert refusal(signers.offer("1.0.0"), floor) == "replayed"
+
+    def floor_with(self, verified: VerifiedOffer, *, keys: tuple[str, ...], root: int) -> Trust:
+        """Return a trust that has accepted version 1000 of the director's timestamp."""
+        director = verified.trust.floor.director
+        role = msgspec.structs.replace(director.roles["timestamp"], version=1000, keys=keys)
+        roles = {**director.roles, "timestamp": role}
+        floor = msgspec.structs.replace(
+            verified.trust.floor,
+            director=msgspec.structs.replace(director, root=root, roles=roles),
+        )
+        return msgspec.structs.replace(verified.trust, floor=floor)
+
+
+class TestTrustFolder:
+    """The trust on disk."""
+
+    def folder(self, signers: Signers, path: Path) -> TrustFolder:
+        folder = TrustFolder(path / "trust", DiskStorage())
+        folder.bootstrap(
+            image_root=signers.image.signed.first_root(),
+            director_root=signers.director.first_root(),
+        )
+        return folder
+
+    def test_what_was_written_is_read(self, signers: Signers, tmp_path: Path) -> None:
+        folder = self.folder(signers, tmp_path)
+        verified = verify(signers.offer("1.0.0"), folder.read())
+        folder.write(verified.trust)
+        assert folder.read() == verified.trust
+
+    def test_damaged_copies_are_forgotten_and_the_floor_holds(
+        self, signers: Signers, tmp_path: Path
+    ) -> None:
+        folder = self.folder(signers, tmp_path)
+        older = signers.offer("1.0.0")
+        folder.write(verify(signers.offer("1.0.0"), folder.read()).trust)
+        (folder.folder / "metadata.json").write_bytes(b'{"image": {')
+        assert refusal(older, folder.read()) == "replayed"
+
+    def test_a_damaged_floor_is_no_empty_floor(self, signers: Signers, tmp_path: Path) -> None:
+        folder = self.folder(signers, tmp_path)
+        (folder.folder / "floor.json").write_bytes(b"{")
+        with pytest.raises(AsdicError, match=r"floor\.json is damaged"):
+            folder.read()
+
+    def test_enrolling_again_keeps_the_floor(self, signers: Signers, tmp_path: Path) -> None:
+        folder = self.folder(signers, tmp_path)
+        folder.raise_counter(5)
+        again = self.folder(signers, tmp_path)
+        assert again.read().floor.security_counter == 5
+
+    def test_the_counter_never_falls(self, signers: Signers, tmp_path: Path) -> None:
+        folder = self.folder(signers, tmp_path)
+        folder.raise_counter(5)
+        folder.raise_counter(3)
+        assert folder.read().floor.security_counter == 5
