@@ -55,6 +55,7 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError("ONNX Runtime", "onnxruntime") from error
+    onnxruntime.disable_telemetry_events()  # a box in a hospital reports to its fleet alone
     return onnxruntime
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuf.api.metadata import TargetFile
 
 from asdic.contract.errors import AsdicError, IncompatibleTargetError, ReleaseError
 from asdic.contract.release import Layout
@@ -21,7 +22,9 @@ from asdic.device.update.storage import DiskStorage
 from asdic.device.update.trust import Floor, RepositoryTrust, Trust, TrustFolder
 from asdic.device.update.trusted import DeviceFacts, VerifiedOffer, verify_offer
 from asdic.fleet.director import Director
-from asdic.fleet.metadata import Lifetimes
+from asdic.fleet.keys import KeyFolder
+from asdic.fleet.metadata import Lifetimes, MetadataFolder, RootChain
+from asdic.fleet.metadata import Signers as Signature
 from asdic.fleet.signing import ImageRepository
 from tests.support.fleet import LITERT, OPENVINO, add_release
 
@@ -283,6 +286,77 @@ def json_equal(changed: str, text: str) -> bool:
         return bool(json.loads(changed) == json.loads(text))
     except (ValueError, RecursionError):
         return False
+
+
+class TestDisagreement:
+    """The director's keys sign something that the image repository does not say."""
+
+    def sign(
+        self,
+        signers: Signers,
+        change: Callable[[dict[str, Any]], None] = lambda _targets: None,
+        **fields: str,
+    ) -> Offer:
+        """Return an offer whose director signs changed targets."""
+        offer = signers.offer("1.0.0")
+        name = next(name for name in offer.director if name.endswith("targets.json"))
+        targets = json.loads(offer.director[name])["signed"]["targets"]
+        change(targets)
+        folder = MetadataFolder(signers.director.folder / "devices" / "box1")
+        roots = RootChain(signers.director.folder)
+        folder.publish(
+            Signature(
+                keys=KeyFolder(signers.director.folder / "keys"),
+                root=roots.newest(),
+                lifetimes=Lifetimes(),
+            ),
+            {path: TargetFile.from_dict(file, path) for path, file in targets.items()},
+            NOW,
+            targets_fields={"device": "box1"},
+            timestamp_fields={"issued_at": "2026-11-24T12:00:00Z", **fields},
+        )
+        return msgspec.structs.replace(offer, director={**roots.texts(), **folder.texts()})
+
+    def test_the_way_of_signing_here_is_right(self, signers: Signers) -> None:
+        assert verify(self.sign(signers), signers.trust()).facts.version == "1.0.0"
+
+    def test_two_releases_at_once_are_refused(self, signers: Signers) -> None:
+        def add(targets: dict[str, Any]) -> None:
+            (file,) = targets.values()
+            targets["2.0.0/x.json"] = json.loads(json.dumps(file))
+
+        assert refusal(self.sign(signers, add), signers.trust()) == "ambiguous"
+
+    def test_other_bytes_are_refused(self, signers: Signers) -> None:
+        def change(targets: dict[str, Any]) -> None:
+            (file,) = targets.values()
+            file["hashes"]["sha256"] = "0" * 64
+
+        assert refusal(self.sign(signers, change), signers.trust()) == "disagreement"
+
+    def test_other_facts_are_refused(self, signers: Signers) -> None:
+        def change(targets: dict[str, Any]) -> None:
+            (file,) = targets.values()
+            file["custom"]["security_counter"] = 9
+
+        assert refusal(self.sign(signers, change), signers.trust()) == "disagreement"
+
+    def test_a_release_that_its_author_never_signed_is_refused(self, signers: Signers) -> None:
+        def change(targets: dict[str, Any]) -> None:
+            targets[f"9.9.9/{LITERT}.json"] = targets.pop(f"1.0.0/{LITERT}.json")
+
+        assert refusal(self.sign(signers, change), signers.trust()) == "disagreement"
+
+    def test_facts_that_are_none_are_refused(self, signers: Signers) -> None:
+        def change(targets: dict[str, Any]) -> None:
+            (file,) = targets.values()
+            file["custom"] = {"version": 1}
+
+        assert refusal(self.sign(signers, change), signers.trust()) == "damaged"
+
+    def test_a_director_that_does_not_tell_the_time_is_refused(self, signers: Signers) -> None:
+        offer = self.sign(signers, issued_at="yesterday")
+        assert refusal(offer, signers.trust()) == "damaged"
 
 
 class TestKeyRotation:
