@@ -14,12 +14,16 @@ from asdic.cli.device import state_folder, state_option
 @click.command()
 @state_option
 @measuring_options
+@click.option("--order", hidden=True)
+@click.option("--parent", type=int, hidden=True)
 def bench(
     *,
     state: Path,
     frames: Path | None,
     json_path: Path | None,
     html_path: Path | None,
+    order: str | None,
+    parent: int | None,
     **measuring: Any,
 ) -> None:
     """Measure the current release on this box, beside the runner if that is running.
@@ -36,8 +40,13 @@ def bench(
     from asdic.device.bench.benchmark import Settings
     from asdic.device.config import read_config
     from asdic.device.measurement import measure_current, signed
+    from asdic.device.process import end_with_parent
 
+    if parent is not None:
+        end_with_parent(parent)
     here = state_folder(state)
     settings = Settings(simulate=read_config(here).simulated, **measuring)
-    report = measure_current(here, settings, frames=frames_in(frames), on_phase=say_phase(settings))
+    report = measure_current(
+        here, settings, frames=frames_in(frames), order=order, on_phase=say_phase(settings)
+    )
     hand_over(report, lambda result: signed(here, result), json_path=json_path, html_path=html_path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from asdic.cli.console import LazyGroup
 from asdic.contract.errors import ConfigError, ReleaseError
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from asdic.device.bench.frames import FrameSource
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+FLEET_VERBS: Final = MappingProxyType(
+    {"fleet": "asdic.cli.bench_fleet:fleet", "results": "asdic.cli.bench_fleet:results"}
+)
 
 
 class ThreadCounts(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -38,12 +43,12 @@ class ThreadCounts(click.ParamType):  # type: ignore[type-arg]  # generic since 
         return numbers
 
 
-class DefaultRun(click.Group):
+class DefaultRun(LazyGroup):
     """A group where the verb ``run`` may be left out: ``asdic bench VARIANT``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put ``run`` first, unless a verb or a question for help is there."""
-        if args and args[0] not in {*self.commands, "-h", "--help"}:
+        if args and args[0] not in {*self.list_commands(ctx), "-h", "--help"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -103,7 +108,7 @@ def measuring_options(command: _F) -> _F:
     return command
 
 
-@click.group(cls=DefaultRun)
+@click.group(cls=DefaultRun, verbs=FLEET_VERBS)
 def bench() -> None:
     """Measure a variant on this machine: asdic bench VARIANT [OPTIONS].
 
@@ -115,6 +120,7 @@ def bench() -> None:
       asdic bench variants/x86-litert-int8 --fps 30 --minutes 10 --html out.html
       asdic bench variants-new/x86-litert-int8 --against variants-old/x86-litert-int8
       asdic bench diff before.json after.json --budget p99=+5%
+      asdic bench fleet --to lab-1,lab-2 --minutes 10
     """
 
 

@@ -21,7 +21,10 @@ from asdic.contract.variant import FileRef
 
 BENCH_FORMAT: Final = "asdic-bench/1"
 BENCH_TYPE: Final = "application/vnd.asdic.bench.v1+json"
-BENCH_LIMIT_BYTES: Final = 768 << 10
+BENCH_ORDER_TYPE: Final = "application/vnd.asdic.bench-order.v1+json"
+# Signed and in base64 it is a third larger, and still fits into one MQTT message of 1 MiB.
+BENCH_LIMIT_BYTES: Final = 640 << 10
+BENCH_ENVELOPE_LIMIT_BYTES: Final = 900 << 10
 
 
 class ThrottlingVerdict(str, Enum):
@@ -309,14 +312,32 @@ class Throttling(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[str, ...]
 
 
+class BenchOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A manager asks a device to measure its current release, as ``asdic-agent bench`` would.
+
+    Signed with the director's targets key, retained on ``down/bench``. The device answers on
+    ``up/bench`` with a ``BenchReport`` that names the order, and again after each connection
+    until the manager withdraws the order, having stored the answer. An order that is not newer
+    than the last one (``issued_s``, the manager's clock) is not run: nobody can play it again.
+    """
+
+    id: str
+    device: str
+    issued_s: float
+    seconds: float = 10.0
+    minutes: float = 0.0
+    fps: float | None = None
+
+
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """A whole result.
 
     ``emulated``: this processor is not of the target's architecture, or is itself emulated.
     ``simulated``: another runtime stood in. In both cases the times say nothing about the target.
-    ``quiet`` is false where something disturbed; ``disturbances`` says what. ``interrupted`` is
-    the phase in which a person stopped it, ``ended`` why a phase stopped by itself (the frame
-    source, for instance); the phases before are whole. ``clock_steps_s`` are jumps of the time of
+    ``order`` is the manager's order that asked for it. ``quiet`` is false where something
+    disturbed; ``disturbances`` says what. ``interrupted`` is the phase in which a person stopped
+    it, ``ended`` why a phase stopped by itself (the frame source, for instance); the phases
+    before are whole. ``clock_steps_s`` are jumps of the time of
     day during the run; latencies are measured on a clock that does not jump.
     """
 
@@ -324,6 +345,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     asdic_version: str
     started_s: float
     device: str | None
+    order: str | None = None
     measured: Measured
     machine: Machine
     runtime: RuntimeFacts | None

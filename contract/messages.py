@@ -230,8 +230,13 @@ def offer_topic(device: str) -> str:
     return f"{PREFIX}/{device}/down/offer"
 
 
+def bench_topic(device: str) -> str:
+    """Return the retained topic of a device's benchmark order; an empty payload withdraws it."""
+    return f"{PREFIX}/{device}/down/bench"
+
+
 def up_topic(device: str, what: str) -> str:
-    """Return one of a device's own topics: presence, reported, progress, missing."""
+    """Return one of a device's own topics: presence, reported, progress, missing, bench."""
     return f"{PREFIX}/{device}/up/{what}"
 
 

@@ -21,6 +21,7 @@ def measure_current(
     settings: Settings,
     *,
     frames: FrameSource | None = None,
+    order: str | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
 ) -> BenchReport:
     """Return the result of the box's current release; it names the box and the release.
@@ -39,7 +40,7 @@ def measure_current(
         Path(release.folder),
         settings,
         frames=frames,
-        origin=Origin(device=config.device, version=release.version, manifest=digest),
+        origin=Origin(device=config.device, version=release.version, manifest=digest, order=order),
         on_phase=on_phase,
     )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -87,15 +87,12 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which device and release a result speaks of; nothing on a server."""
+    """Which device, release and order a result speaks of; nothing on a server."""
 
     device: str | None = None
     version: str | None = None
     manifest: str | None = None
-
-
-class _Phase(Protocol):
-    def run(self) -> None: ...
+    order: str | None = None
 
 
 def run_benchmark(
@@ -182,6 +179,7 @@ class _Session:
             asdic_version=importlib.metadata.version("asdic"),
             started_s=self.started_s,
             device=self.origin.device,
+            order=self.origin.order,
             measured=measured_of(self.variant, self.origin),
             machine=self.machine,
             runtime=self.runtime,

@@ -12,12 +12,18 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from asdic.contract.bench import BENCH_LIMIT_BYTES, BENCH_TYPE, BenchReport, parse_bench
+from asdic.contract.bench import (
+    BENCH_ENVELOPE_LIMIT_BYTES,
+    BENCH_LIMIT_BYTES,
+    BENCH_TYPE,
+    BenchReport,
+    parse_bench,
+)
 from asdic.contract.errors import ConfigError, ReleaseError
 from asdic.contract.files import canonical_json, parse_json, read_bounded
 from asdic.contract.trust import Envelope, open_envelope, sign_envelope
 
-FILE_LIMIT_BYTES: Final = BENCH_LIMIT_BYTES * 2
+FILE_LIMIT_BYTES: Final = BENCH_ENVELOPE_LIMIT_BYTES
 
 
 @dataclass(frozen=True)
