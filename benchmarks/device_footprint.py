@@ -38,8 +38,8 @@ from asdic.fleet.server import running
 from asdic.fleet.signing import ImageRepository
 from tests.conftest import REPOSITORY
 from tests.support.arm64_system import CONSTRAINTS, device_requirements, install_arm64_wheels
-from tests.support.box import wait_for
 from tests.support.models import make_keyword_variant
+from tests.support.paper_box import wait_for
 
 RUNTIME: Final = "ai-edge-litert"
 TARGET: Final = "x86-litert-int8"

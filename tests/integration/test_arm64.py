@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +26,10 @@ from asdic.fleet.rollout import Rollout
 from asdic.fleet.server import running
 from asdic.fleet.signing import ImageRepository
 from tests.conftest import missing
-from tests.support import arm64_system, litert_outputs
+from tests.support import arm64_system, litert_outputs, resized_images
 from tests.support.arm64 import ArmBox, ArmProcess
-from tests.support.box import wait_for
 from tests.support.models import keyword_inputs, make_keyword_variant
+from tests.support.paper_box import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +66,8 @@ def system() -> Path:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory, system: Path, shared_data: Path) -> ArmBox:
-    script = Path(litert_outputs.__file__)
-    return ArmBox(tmp_path_factory.mktemp("arm64"), visible=(script, shared_data))
+    scripts = [Path(litert_outputs.__file__), Path(resized_images.__file__)]
+    return ArmBox(tmp_path_factory.mktemp("arm64"), visible=(*scripts, shared_data))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,17 @@ def test_int8_outputs_equal_those_of_x86_bit_for_bit(
         assert {name: answers[name].tobytes() for name in answers.files} == {
             name: array.tobytes() for name, array in expected.items()
         }
+
+
+def test_images_are_resized_to_the_same_bytes(box: ArmBox, shared_data: Path) -> None:
+    paths = sorted((shared_data / "busi" / "images").glob("*.png"))[:24]
+    flags = itertools.cycle((cv2.IMREAD_GRAYSCALE, cv2.IMREAD_COLOR))
+    read = [cv2.imread(str(path), flag) for path, flag in zip(paths, flags, strict=False)]
+    images = [np.asarray(image, np.uint8) for image in read if image is not None]
+    np.savez(box.folder / "images.npz", *images)
+    done = box.run("python", resized_images.__file__, box.folder / "images.npz")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == resized_images.tensor_digests(images)
 
 
 # The runner
