@@ -37,8 +37,10 @@ def bench(
       asdic-agent bench --state box1 --seconds 30 --json out.json
     """
     from asdic.cli.bench import frames_in, hand_over, say_phase
+    from asdic.contract.trust import public_hex
     from asdic.device.bench.benchmark import Settings
     from asdic.device.config import read_config
+    from asdic.device.identity import read_key
     from asdic.device.measurement import measure_current, signed
     from asdic.device.process import end_with_parent
 
@@ -49,4 +51,5 @@ def bench(
     report = measure_current(
         here, settings, frames=frames_in(frames), order=order, on_phase=say_phase(settings)
     )
+    click.echo(f"signed by {public_hex(read_key(here))}", err=True)
     hand_over(report, lambda result: signed(here, result), json_path=json_path, html_path=html_path)

@@ -79,7 +79,9 @@ def results(*, out: Path | None, fleet: Path, as_json: bool) -> None:
     for one in views if out is not None else ():
         found = client.get(f"benchmarks/{one.digest}", dict[str, str])
         name = f"{one.device}-{one.version}-{one.digest[7:15]}.json".replace("/", "-")
-        write_file(Path(str(out)) / name, found["envelope"].encode())
+        path = Path(str(out)) / name
+        write_file(path, found["envelope"].encode())
+        click.echo(f"{path}, signed by {one.public_key}", err=True)
     if as_json:
         print_json(views)
         return

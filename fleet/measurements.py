@@ -44,6 +44,7 @@ class BenchView(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str | None
     target: str
     device: str
+    public_key: str
     threads: int | None
     p50_ms: float | None
     p99_ms: float | None
@@ -98,6 +99,7 @@ class Measurements:
         )
         if report is None or report.device != device:
             return None
+        public_key = self._inventory.select(device)[0].public_key
         with self._database.writing() as connection:
             upsert(
                 connection,
@@ -109,7 +111,9 @@ class Measurements:
                     "target": report.measured.target,
                     "received_s": now,
                     "envelope": envelope.decode(),
-                    "figures": msgspec.to_builtins(_view(report, envelope, now)),
+                    "figures": msgspec.to_builtins(
+                        _view(report, envelope, now, public_key=public_key)
+                    ),
                 },
             )
             standing = connection.execute(
@@ -166,7 +170,7 @@ class Measurements:
         return order
 
 
-def _view(report: BenchReport, envelope: bytes, received_s: float) -> BenchView:
+def _view(report: BenchReport, envelope: bytes, received_s: float, *, public_key: str) -> BenchView:
     run = max(report.runs, key=lambda one: one.threads, default=None)
     burst = run.burst if run else None
     accuracy = run.accuracy if run else None
@@ -177,6 +181,7 @@ def _view(report: BenchReport, envelope: bytes, received_s: float) -> BenchView:
         manifest=report.measured.manifest,
         target=report.measured.target,
         device=report.device or "",
+        public_key=public_key,
         threads=run.threads if run else None,
         p50_ms=burst.latency.at(0.5).value_ms if burst else None,
         p99_ms=burst.latency.at(0.99).value_ms if burst else None,
