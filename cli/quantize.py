@@ -172,6 +172,10 @@ def _lines(report: QuantizationReport) -> Iterator[str]:
     if report.verdict.value == "pass":
         yield f"{report.target}: {report.summary}"
     yield f"{report.target}: judged by {report.judged_by}; recipe {report.recipe}"
+    for one in report.tried:
+        if one.recipe != report.recipe:
+            came_to = one.reason if one.drop is None else f"a drop of {one.drop:.2f}"
+            yield f"{report.target}: {one.recipe} was tried and came to {came_to}"
     if report.empty.images and report.empty.fp32_false_alarms is not None:
         yield (
             f"{report.target}: {report.empty.images} images with nothing to find, apart: "

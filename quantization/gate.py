@@ -85,19 +85,19 @@ def more_samples_needed(drop: Drop, *, limit: float) -> int:
     return max(1, math.ceil(drop.samples * ((half_width / distance) ** 2 - 1)))
 
 
-def describe_verdict(drop: Drop, *, limit: float) -> str:
-    """Return the verdict as a clause for a person."""
+def describe_verdict(drop: Drop, *, limit: float, what: str = "the drop") -> str:
+    """Return the verdict as a clause for a person; ``what`` names the loss that was measured."""
     verdict = verdict_of(drop, limit=limit)
     match verdict:
         case Verdict.PASS:
-            return f"pass: the drop is at most {drop.high:.2f} points, {limit:g} are allowed"
+            return f"pass: {what} is at most {drop.high:.2f} points, {limit:g} are allowed"
         case Verdict.FAIL:
-            return f"fail: the drop is at least {drop.low:.2f} points, {limit:g} are allowed"
+            return f"fail: {what} is at least {drop.low:.2f} points, {limit:g} are allowed"
         case Verdict.UNDECIDED:
             more = more_samples_needed(drop, limit=limit)
             about = f"more than {more}" if more >= MORE_SAMPLES_LIMIT else f"about {more}"
             return (
-                f"undecided: the drop lies between {drop.low:.2f} and {drop.high:.2f} points, "
+                f"undecided: {what} lies between {drop.low:.2f} and {drop.high:.2f} points, "
                 f"{limit:g} are allowed; {about} more samples would decide"
             )
         case _:
