@@ -36,7 +36,6 @@ from asdic.device.runner.runner import Runner
 
 WARM_UP_LIMIT_S: Final = 20.0
 WARM_UP_SHARE: Final = 0.5
-_RATE_LIMIT: Final = 10_000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +70,19 @@ class Settings:
     margin: float = MARGIN
 
     def __post_init__(self) -> None:
-        wrong = {
-            "seconds": not 0 < self.seconds <= 86_400,
-            "minutes": not 0 <= self.minutes <= 1_440,
-            "fps": self.fps is not None and not 0 < self.fps <= _RATE_LIMIT,
-            "deadline": self.deadline_ms is not None and not 0 < self.deadline_ms <= 60_000,
-            "threads": not all(1 <= threads <= 1_024 for threads in self.threads),
-            "cold starts": not 0 <= self.cold_starts <= 100,
-            "margin": not 0 < self.margin < 1,
-        }
-        for name, is_wrong in wrong.items():
-            if is_wrong:
-                raise ConfigError(f"the benchmark cannot be run with these {name}: {self}")
+        ranges = (
+            ("the burst takes", self.seconds, 1e-3, 86_400.0, "seconds"),
+            ("the sustained run takes", self.minutes, 0.0, 1_440.0, "minutes"),
+            ("the paced run takes", self.fps, 1e-3, 10_000.0, "frames a second"),
+            ("the deadline is", self.deadline_ms, 1e-3, 60_000.0, "ms"),
+            ("the fewest threads are", min(self.threads, default=None), 1, 1_024, ""),
+            ("the most threads are", max(self.threads, default=None), 1, 1_024, ""),
+            ("the cold starts are", self.cold_starts, 0, 100, ""),
+            ("the margin is", self.margin, 1e-4, 0.99, "of the time"),
+        )
+        for what, value, low, high, unit in ranges:
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{what} {low:g} to {high:g} {unit}".rstrip() + f", not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
