@@ -192,6 +192,20 @@ def test_a_wrong_frame_ends_the_benchmark_with_its_reason(variants, what, frame,
         run_benchmark(variants / "good", NO_COLD, frames=RepeatedFrames([frame]))
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 49, 11, 1), np.float32),
+        np.full((1, 49, 10, 1), np.nan, np.float32),
+        np.zeros((0,), np.float32),
+    ],
+)
+def test_a_wrong_array_ends_the_benchmark_too(tmp_path, shared_data, array):
+    folder = make_keyword_variant(tmp_path / "kws", shared_data)
+    with pytest.raises(DataError):
+        run_benchmark(folder, NO_COLD, frames=RepeatedFrames([array]))
+
+
 def test_a_missing_golden_set_is_named(variants, tmp_path):
     folder = Path(shutil.copytree(variants / "good", tmp_path / "variant"))
     (folder / "golden.npz").unlink()
