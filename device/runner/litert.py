@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from asdic.contract.errors import MissingPackageError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
-from asdic.device.runner.engine import refuse_other_devices
+from asdic.device.runner.engine import Tensors, refuse_other_devices
 
 # module -> distribution, and what goes before its version. The second is all that there is for
 # 32-bit ARM; it is older than any LiteRT though its number, 2.14, is higher than LiteRT's 2.3.
@@ -52,16 +52,24 @@ class LiteRtEngine:
         self.inputs = tuple(tensor.spec for tensor in self._inputs)
         self.outputs = tuple(tensor.spec for tensor in self._outputs)
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors, into: Tensors | None = None) -> dict[str, NDArray[np.float32]]:
         """Return every output by name."""
         interpreter = self._interpreter
         for tensor in self._inputs:
             interpreter.set_tensor(tensor.index, tensor.stored(inputs[tensor.spec.name]))
         interpreter.invoke()
+        if into is not None:
+            return {tensor.spec.name: self._copied(tensor, into) for tensor in self._outputs}
         return {
             tensor.spec.name: tensor.real(interpreter.get_tensor(tensor.index))
             for tensor in self._outputs
         }
+
+    def _copied(self, tensor: _Tensor, into: Tensors) -> NDArray[np.float32]:
+        """Copy an output from the interpreter's own memory, of which no view may be kept."""
+        array = into[tensor.spec.name]
+        np.copyto(array, tensor.real(self._interpreter.tensor(tensor.index)()))
+        return array
 
     def close(self) -> None:
         """Free the model."""

@@ -6,8 +6,8 @@ on exactly the numbers that it will see.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import cv2
@@ -23,6 +23,43 @@ _CHANNELS: Final = {"grey": 1, "rgb": 3}
 _ROUND_UP: Final = 0.5 + 2.0**-16
 
 
+class Preparation:
+    """The rules of one model, ready for many frames: tables and memory are made once.
+
+    Not for use by two threads at once.
+
+    Args:
+        rules: One for each of the model's inputs.
+
+    Raises:
+        ConfigError: A rule makes no sense.
+    """
+
+    def __init__(self, rules: Iterable[InputRule]) -> None:
+        self._steps: dict[str, Callable[[Any], NDArray[np.float32]]] = {
+            rule.tensor: (
+                _ImageStep(rule)
+                if isinstance(rule, ImageInput)
+                else partial(_prepare_array, name=rule.tensor)
+            )
+            for rule in rules
+        }
+
+    def tensors(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Return the tensors that the rules make of ``inputs``, both by the tensor's name.
+
+        They are valid until the next call, which writes to the same memory.
+
+        Raises:
+            DataError: An input is missing or unknown, or does not fit its rule.
+        """
+        if inputs.keys() != self._steps.keys():
+            raise DataError(
+                f"the model takes the inputs {sorted(self._steps)}, not {sorted(inputs)}"
+            )
+        return {name: step(inputs[name]) for name, step in self._steps.items()}
+
+
 def prepare(
     inputs: Mapping[str, NDArray[Any]], rules: Iterable[InputRule]
 ) -> dict[str, NDArray[np.float32]]:
@@ -31,17 +68,7 @@ def prepare(
     Raises:
         DataError: An input is missing or unknown, or does not fit its rule.
     """
-    by_name = {rule.tensor: rule for rule in rules}
-    if inputs.keys() != by_name.keys():
-        raise DataError(f"the model takes the inputs {sorted(by_name)}, not {sorted(inputs)}")
-    return {
-        name: (
-            prepare_image(inputs[name], rule)
-            if isinstance(rule, ImageInput)
-            else _prepare_array(inputs[name], name)
-        )
-        for name, rule in by_name.items()
-    }
+    return Preparation(rules).tensors(inputs)
 
 
 def prepare_image(image: NDArray[np.uint8], rule: ImageInput) -> NDArray[np.float32]:
@@ -59,10 +86,61 @@ def prepare_image(image: NDArray[np.uint8], rule: ImageInput) -> NDArray[np.floa
         DataError: The image has another dtype or shape, or is empty.
         ConfigError: The rule itself makes no sense.
     """
-    pixels = _resized(_colored(_checked_image(image), rule.color), rule.height, rule.width)
-    values = cv2.LUT(pixels, _pixel_values(_CHANNELS[rule.color], rule.scale, rule.mean, rule.std))
-    tensor = np.asarray(values, np.float32).reshape(1, rule.height, rule.width, -1)
-    return tensor if rule.layout == "nhwc" else np.ascontiguousarray(tensor.transpose(0, 3, 1, 2))
+    return _ImageStep(rule)(image)
+
+
+class _ImageStep:
+    """One rule for an image, with the memory that it writes to."""
+
+    def __init__(self, rule: ImageInput) -> None:
+        _check_side(rule.height, rule.width)
+        channels = _CHANNELS[rule.color]
+        self._color = rule.color
+        self._size = rule.height, rule.width
+        self._table = _pixel_values(channels, rule.scale, rule.mean, rule.std)
+        flat = self._size if channels == 1 else (*self._size, channels)
+        self._values = np.empty(flat, np.float32)
+        laid_out = self._values.reshape(1, *self._size, channels)
+        # One channel lies in memory as both layouts want it; three have to be moved.
+        self._seen = laid_out if rule.layout == "nhwc" else laid_out.transpose(0, 3, 1, 2)
+        self._tensor = np.ascontiguousarray(self._seen)
+        self._moves = not np.shares_memory(self._tensor, self._seen)
+        self._pixels = np.empty(flat, np.uint8)
+        self._means = np.empty(flat, np.float64)
+        self._wide = np.empty(0, np.float64)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the tensor, which the next call overwrites."""
+        pixels = self._resized(_colored(_checked_image(image), self._color))
+        cv2.LUT(pixels, self._table, dst=self._values)
+        if self._moves:
+            np.copyto(self._tensor, self._seen)
+        return self._tensor
+
+    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = self._size
+        if image.shape[:2] == self._size:
+            return image
+        # OpenCV averages areas only where neither side grows; else "area" means a kind of linear.
+        if height <= image.shape[0] and width <= image.shape[1]:
+            return self._shrunk(image)
+        cv2.resize(image, (width, height), self._pixels, interpolation=cv2.INTER_LINEAR_EXACT)
+        return self._pixels
+
+    def _shrunk(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return means over areas, the same bytes on every processor.
+
+        OpenCV's uint8 means differ by one step between x86 and ARM, and a golden set that was
+        recorded on one would fail on the other. Its means in double differ by 1e-13, and are
+        rounded here.
+        """
+        if self._wide.shape != image.shape:
+            self._wide = np.empty(image.shape, np.float64)
+        np.copyto(self._wide, image)
+        cv2.resize(self._wide, self._size[::-1], self._means, interpolation=cv2.INTER_AREA)
+        np.add(self._means, _ROUND_UP, out=self._means)
+        np.copyto(self._pixels, self._means, casting="unsafe")
+        return self._pixels
 
 
 def _checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -84,27 +162,9 @@ def _colored(image: NDArray[np.uint8], color: str) -> NDArray[np.uint8]:
     return image
 
 
-def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _check_side(height: int, width: int) -> None:
     if not (1 <= height <= SIDE_LIMIT and 1 <= width <= SIDE_LIMIT):
         raise ConfigError(f"an image input of {height} x {width} pixels is not possible")
-    if image.shape[:2] == (height, width):
-        return image
-    # OpenCV averages areas only where neither side grows; else "area" means a kind of linear.
-    if height <= image.shape[0] and width <= image.shape[1]:
-        return _shrunk(image, height, width)
-    return np.asarray(
-        cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8
-    )
-
-
-def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Return means over areas, the same bytes on every processor.
-
-    OpenCV's uint8 means differ by one step between x86 and ARM, and a golden set that was recorded
-    on one would fail on the other. Its means in double differ by 1e-13, and are rounded here.
-    """
-    means = cv2.resize(image.astype(np.float64), (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(means + _ROUND_UP, np.uint8)
 
 
 @lru_cache(maxsize=16)
