@@ -68,7 +68,12 @@ class LiteRtEngine:
     def _copied(self, tensor: _Tensor, into: Tensors) -> NDArray[np.float32]:
         """Copy an output from the interpreter's own memory, of which no view may be kept."""
         array = into[tensor.spec.name]
-        np.copyto(array, tensor.real(self._interpreter.tensor(tensor.index)()))
+        stored = self._interpreter.tensor(tensor.index)()
+        if tensor.dtype == np.float32:
+            np.copyto(array, stored)
+        else:
+            np.subtract(stored, np.float32(tensor.zero_point), out=array)
+            np.multiply(array, tensor.scale, out=array)
         return array
 
     def close(self) -> None:

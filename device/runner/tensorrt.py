@@ -122,8 +122,8 @@ def _library() -> Any:
         library = importlib.import_module("tensorrt")
     except ImportError as error:
         raise ConfigError(
-            "TensorRT is not installed; on a Jetson it comes with JetPack. Elsewhere the target can "
-            "be simulated with ONNX Runtime (simulate=True, --simulate)"
+            "TensorRT is not installed; on a Jetson it comes with JetPack. Elsewhere the target "
+            "can be simulated with ONNX Runtime (simulate=True, --simulate)"
         ) from error
     if int(library.__version__.split(".")[0]) < _OLDEST_MAJOR:
         raise ConfigError(
