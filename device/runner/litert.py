@@ -47,8 +47,8 @@ class LiteRtEngine:
         except (ValueError, RuntimeError) as error:
             raise ReleaseError(f"LiteRT cannot load {path}: {_first_line(error)}") from error
         inputs, outputs = _named_tensors(self._interpreter)
-        self._inputs = tuple(_Tensor.read(name, item, path) for name, item in inputs.items())
-        self._outputs = tuple(_Tensor.read(name, item, path) for name, item in outputs.items())
+        self._inputs = tuple(_Tensor.of(name, item, path) for name, item in inputs.items())
+        self._outputs = tuple(_Tensor.of(name, item, path) for name, item in outputs.items())
         self.inputs = tuple(tensor.spec for tensor in self._inputs)
         self.outputs = tuple(tensor.spec for tensor in self._outputs)
 
@@ -56,43 +56,37 @@ class LiteRtEngine:
         """Return every output by name."""
         interpreter = self._interpreter
         for tensor in self._inputs:
-            interpreter.set_tensor(tensor.index, tensor.stored(inputs[tensor.spec.name]))
+            # The interpreter's own memory: no view of it may be kept while it infers.
+            tensor.store(inputs[tensor.spec.name], interpreter.tensor(tensor.index)())
         interpreter.invoke()
-        if into is not None:
-            return {tensor.spec.name: self._copied(tensor, into) for tensor in self._outputs}
-        return {
-            tensor.spec.name: tensor.real(interpreter.get_tensor(tensor.index))
-            for tensor in self._outputs
-        }
-
-    def _copied(self, tensor: _Tensor, into: Tensors) -> NDArray[np.float32]:
-        """Copy an output from the interpreter's own memory, of which no view may be kept."""
-        array = into[tensor.spec.name]
-        stored = self._interpreter.tensor(tensor.index)()
-        if tensor.dtype == np.float32:
-            np.copyto(array, stored)
-        else:
-            np.subtract(stored, np.float32(tensor.zero_point), out=array)
-            np.multiply(array, tensor.scale, out=array)
-        return array
+        outputs = {}
+        for tensor in self._outputs:
+            name = tensor.spec.name
+            array = np.empty(tensor.spec.shape, np.float32) if into is None else into[name]
+            outputs[name] = tensor.read(interpreter.tensor(tensor.index)(), array)
+        return outputs
 
     def close(self) -> None:
         """Free the model."""
         self._interpreter = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tensor:
-    """A tensor of the file: where it is, and how its stored numbers relate to real values."""
+    """A tensor of the file: where it is, and how its stored numbers relate to real values.
+
+    ``steps`` is memory to compute in, made once.
+    """
 
     spec: TensorSpec
     index: int
     dtype: np.dtype[Any]
     scale: np.float32
     zero_point: int
+    steps: NDArray[np.float32]
 
     @classmethod
-    def read(cls, name: str, details: Mapping[str, Any], path: Path) -> _Tensor:
+    def of(cls, name: str, details: Mapping[str, Any], path: Path) -> _Tensor:
         """Return the tensor that LiteRT describes by ``details``."""
         dtype = np.dtype(details["dtype"])
         scale, zero_point = details["quantization"]
@@ -100,28 +94,35 @@ class _Tensor:
             raise ReleaseError(
                 f"tensor {name!r} of {path} holds {dtype} without a scale; asdic passes real values"
             )
+        shape = tuple(int(side) for side in details["shape"])
         return cls(
-            spec=TensorSpec(name=name, shape=tuple(int(side) for side in details["shape"])),
+            spec=TensorSpec(name=name, shape=shape),
             index=int(details["index"]),
             dtype=dtype,
             scale=np.float32(scale),
             zero_point=int(zero_point),
+            steps=np.empty(shape if dtype != np.float32 else 0, np.float32),
         )
 
-    def stored(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        """Return real values as the file stores them, saturated at the ends of its range."""
+    def store(self, values: NDArray[np.float32], stored: NDArray[Any]) -> None:
+        """Write real values as the file stores them, saturated at the ends of its range."""
         if self.dtype == np.float32:
-            return values
+            np.copyto(stored, values)
+            return
         limits = np.iinfo(self.dtype)
-        steps = np.rint(values / self.scale) + np.float32(self.zero_point)
-        return np.asarray(np.clip(steps, limits.min, limits.max), self.dtype)
+        steps = np.divide(values, self.scale, out=self.steps)
+        np.rint(steps, out=steps)
+        np.add(steps, np.float32(self.zero_point), out=steps)
+        np.clip(steps, limits.min, limits.max, out=steps)
+        np.copyto(stored, steps, casting="unsafe")
 
-    def real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Return stored numbers as real values."""
+    def read(self, stored: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write stored numbers to ``values``, as real ones, and return it."""
         if self.dtype == np.float32:
-            return stored
-        steps = stored.astype(np.float32) - np.float32(self.zero_point)
-        return np.asarray(steps * self.scale, np.float32)
+            np.copyto(values, stored)
+            return values
+        np.subtract(stored, np.float32(self.zero_point), out=values, dtype=np.float32)
+        return np.multiply(values, self.scale, out=values)
 
 
 def _library() -> tuple[Callable[..., Any], str]:

@@ -6,9 +6,9 @@ on exactly the numbers that it will see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ SIDE_LIMIT: Final = 16_384
 _CHANNELS: Final = {"grey": 1, "rgb": 3}
 # Halves go up on every processor, though one sums them to a little less than a half.
 _ROUND_UP: Final = 0.5 + 2.0**-16
+
+Memory: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 
 class Preparation:
@@ -36,19 +38,27 @@ class Preparation:
     """
 
     def __init__(self, rules: Iterable[InputRule]) -> None:
-        self._steps: dict[str, Callable[[Any], NDArray[np.float32]]] = {
-            rule.tensor: (
-                _ImageStep(rule)
-                if isinstance(rule, ImageInput)
-                else partial(_prepare_array, name=rule.tensor)
-            )
+        self._steps: dict[str, _ImageStep | None] = {
+            rule.tensor: _ImageStep(rule) if isinstance(rule, ImageInput) else None
             for rule in rules
         }
+        self._memory = self.new_memory()
 
-    def tensors(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    def new_memory(self) -> Memory:
+        """Return memory for the tensors of one frame, for ``tensors`` to write to."""
+        return {
+            name: np.empty(step.shape, np.float32)
+            for name, step in self._steps.items()
+            if step is not None
+        }
+
+    def tensors(
+        self, inputs: Mapping[str, NDArray[Any]], memory: Memory | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Return the tensors that the rules make of ``inputs``, both by the tensor's name.
 
-        They are valid until the next call, which writes to the same memory.
+        They are valid until ``memory`` (None: this object's own) is written to again. An array
+        that fits as it is is passed on and not copied.
 
         Raises:
             DataError: An input is missing or unknown, or does not fit its rule.
@@ -57,7 +67,13 @@ class Preparation:
             raise DataError(
                 f"the model takes the inputs {sorted(self._steps)}, not {sorted(inputs)}"
             )
-        return {name: step(inputs[name]) for name, step in self._steps.items()}
+        places = self._memory if memory is None else memory
+        return {
+            name: _prepare_array(inputs[name], name)
+            if step is None
+            else step.write(inputs[name], places[name])
+            for name, step in self._steps.items()
+        }
 
 
 def prepare(
@@ -86,11 +102,12 @@ def prepare_image(image: NDArray[np.uint8], rule: ImageInput) -> NDArray[np.floa
         DataError: The image has another dtype or shape, or is empty.
         ConfigError: The rule itself makes no sense.
     """
-    return _ImageStep(rule)(image)
+    step = _ImageStep(rule)
+    return step.write(image, np.empty(step.shape, np.float32))
 
 
 class _ImageStep:
-    """One rule for an image, with the memory that it writes to."""
+    """One rule for an image, with the memory that its steps need in between."""
 
     def __init__(self, rule: ImageInput) -> None:
         _check_side(rule.height, rule.width)
@@ -99,23 +116,26 @@ class _ImageStep:
         self._size = rule.height, rule.width
         self._table = _pixel_values(channels, rule.scale, rule.mean, rule.std)
         flat = self._size if channels == 1 else (*self._size, channels)
-        self._values = np.empty(flat, np.float32)
-        laid_out = self._values.reshape(1, *self._size, channels)
+        first = rule.layout == "nchw"
+        self.shape = (1, channels, *self._size) if first else (1, *self._size, channels)
         # One channel lies in memory as both layouts want it; three have to be moved.
-        self._seen = laid_out if rule.layout == "nhwc" else laid_out.transpose(0, 3, 1, 2)
-        self._tensor = np.ascontiguousarray(self._seen)
-        self._moves = not np.shares_memory(self._tensor, self._seen)
+        self._moved = np.empty((*self._size, channels), np.float32) if first else None
+        if channels == 1:
+            self._moved = None
+        self._flat = flat
         self._pixels = np.empty(flat, np.uint8)
         self._means = np.empty(flat, np.float64)
         self._wide = np.empty(0, np.float64)
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the tensor, which the next call overwrites."""
+    def write(self, image: NDArray[np.uint8], tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write the tensor and return it."""
         pixels = self._resized(_colored(_checked_image(image), self._color))
-        cv2.LUT(pixels, self._table, dst=self._values)
-        if self._moves:
-            np.copyto(self._tensor, self._seen)
-        return self._tensor
+        if self._moved is None:
+            cv2.LUT(pixels, self._table, dst=tensor.reshape(self._flat))
+        else:
+            cv2.LUT(pixels, self._table, dst=self._moved)
+            np.copyto(tensor[0], self._moved.transpose(2, 0, 1))
+        return tensor
 
     def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = self._size

@@ -35,7 +35,7 @@ from asdic.contract.variant import InputRule
 from asdic.device.runner.engine import AsyncEngine, Engine, Tensors
 from asdic.device.runner.line import NO_MORE, NOT_YET, Line, Nothing
 from asdic.device.runner.postprocess import Prediction
-from asdic.device.runner.preprocess import Preparation
+from asdic.device.runner.preprocess import Memory, Preparation
 
 WAITING: Final = 2
 STALL_S: Final = 2.0
@@ -55,7 +55,10 @@ class TimedFrame:
 
 
 class FrameSource(Protocol):
-    """Gives frames in the order of their capture. It may block, end or fail."""
+    """Gives frames in the order of their capture. It may block, end or fail.
+
+    A frame's arrays must not change after it was given.
+    """
 
     def __iter__(self) -> Iterator[TimedFrame]:
         """Start to give frames; called once, in a thread of the stream."""
@@ -129,7 +132,7 @@ class _Job:
     number: int
     frame: TimedFrame
     tensors: Tensors
-    memory: Preparation
+    memory: Memory
     size: Size
     reason: DataError | None
 
@@ -168,7 +171,7 @@ class Stream:
         self._frames: Line[tuple[int, TimedFrame]] = Line(waiting)
         self._jobs: Line[_Job] = Line(1)
         self._answers: Line[_Answer] = Line(1)
-        self._memories: Line[Preparation] = Line(WAITING_LIMIT)
+        self._memories: Line[Memory] = Line(WAITING_LIMIT)
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._waits_since: float | None = None
@@ -234,9 +237,10 @@ class Stream:
         self._has_begun = True
         start, ahead = _starter(engine)
         # One being prepared, one waiting, and those under way, of which one may be being read.
+        preparation = Preparation(self._stages.rules)
         for _ in range(ahead + 3):
-            self._memories.put(Preparation(self._stages.rules))
-        works = (self._prepare_all, lambda: self._infer_all(start, ahead))
+            self._memories.put(preparation.new_memory())
+        works = (lambda: self._prepare_all(preparation), lambda: self._infer_all(start, ahead))
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name="asdic-stream", daemon=True)
             for work in works
@@ -284,18 +288,20 @@ class Stream:
         since = self._waits_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def _prepare_all(self) -> None:
+    def _prepare_all(self, preparation: Preparation) -> None:
         while not isinstance(item := self._frames.get(), Nothing):
             memory = self._memories.get()
             if isinstance(memory, Nothing):
                 return
-            self._jobs.put(self._job(*item, memory))
+            self._jobs.put(self._job(*item, preparation, memory))
         self._jobs.finish()
 
-    def _job(self, number: int, frame: TimedFrame, memory: Preparation) -> _Job:
+    def _job(
+        self, number: int, frame: TimedFrame, preparation: Preparation, memory: Memory
+    ) -> _Job:
         try:
             named = self._stages.named(frame.inputs)
-            tensors = memory.tensors(named)
+            tensors = preparation.tensors(named, memory)
             self._stages.check(tensors)
         except DataError as error:
             return _Job(number, frame, {}, memory, None, error)

@@ -66,7 +66,7 @@ class TensorRtEngine:
             plan = cache.read(self.fingerprint)
             self.is_new = plan is None
             if plan is None:
-                log.info("TensorRT builds an engine from %s; this takes minutes", path)
+                log.warning("TensorRT builds an engine from %s, which nothing has gated yet", path)
                 plan = build_plan(library, self._log, model, path, threads)
                 cache.write(self.fingerprint, plan)
             self._open(library, plan, path)

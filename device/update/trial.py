@@ -1,8 +1,8 @@
 """The trial of a candidate, in a process of its own: ``python -m asdic.device.update.trial``.
 
 A validly signed model may still be hostile, or just take all memory. So this process first gives
-up what it can (user, network, files, memory, priority), then opens the model, runs the golden
-set and a short benchmark, and prints one JSON object. The agent judges it (``gate.py``).
+up what it can (user, network, files, memory, priority, a core), then opens the model, runs the
+golden set and a short benchmark, and prints one JSON object. The agent judges it (``gate.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 FILE_LIMIT_BYTES: Final = 1 << 20
 HEADROOM_BYTES: Final = 2 << 30
-NICENESS: Final = 5
+# The live model's processor time is ten times the trial's where they share a core. Lower still,
+# and a box that is always busy would never see the end of a trial.
+NICENESS: Final = 10
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +75,24 @@ def confine(folder: Path, memory_bytes: int, cpu_s: int) -> tuple[str, ...]:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     os.nice(NICENESS)
+    given_up.extend(_give_up_a_core())
     given_up.extend(_give_up_network_and_user(folder))
     if control_process(PR_SET_NO_NEW_PRIVS, 1):
         given_up.append("new-privileges")
     return tuple(given_up)
+
+
+def _give_up_a_core() -> list[str]:
+    """Leave one core to the live model. Runtimes take as many threads as there are cores left.
+
+    The first core stays free: it is where most kernels handle interrupts, and a frame's way in
+    begins with one.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        return []
+    os.sched_setaffinity(0, allowed[1:])
+    return ["core"]
 
 
 def _give_up_network_and_user(folder: Path) -> list[str]:
