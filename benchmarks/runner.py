@@ -137,7 +137,7 @@ _TRIAL_NOTE: Final = (
     f"A live runner at {FPS:.0f} frames a second with all threads, latency counted from when a"
     " frame was",
     "due: alone, and beside the gate's trial of a candidate, by turns. The aim is a p99 of 1.10",
-    "times at most.",
+    "times at most. `?`: too few independent samples for an interval of p99 (299 are needed).",
 )
 
 

@@ -17,7 +17,8 @@ from asdic.device.runner.engine import usable_threads
 from asdic.device.update.trial import confine
 before = sorted(os.sched_getaffinity(0))
 given_up = confine(Path(sys.argv[1]), 1 << 30, 100)
-print(json.dumps([given_up, before, sorted(os.sched_getaffinity(0)), os.nice(0), usable_threads()]))
+print(json.dumps([given_up, before, sorted(os.sched_getaffinity(0)), os.nice(0), usable_threads(),
+    os.sched_getscheduler(0)]))
 """
 
 
@@ -29,6 +30,7 @@ class Confined(msgspec.Struct, array_like=True):
     after: list[int]
     niceness: int
     threads: int
+    policy: int
 
 
 def confined(folder: Path, cores: set[int]) -> Confined:
@@ -56,3 +58,4 @@ def test_a_trial_on_one_core_shares_it_with_low_priority(tmp_path):
     assert "core" not in found.given_up
     assert found.after == found.before
     assert found.niceness >= 10
+    assert found.policy == os.SCHED_IDLE
