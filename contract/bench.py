@@ -93,13 +93,25 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
         raise ConfigError(f"the result holds no percentile {q:g}")
 
 
+class Build(msgspec.Struct, frozen=True, kw_only=True):
+    """How a runtime came by what it runs: compiled just now, in ``seconds``, or from its cache.
+
+    ``seconds`` is null where it came from the cache.
+    """
+
+    from_cache: bool
+    seconds: float | None
+
+
 class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
     """What fresh processes took, one figure a process, in the order in which they ran.
 
     ``load_s`` is opening the variant: digests, the runtime's import, reading and building or a
     cached build. ``first_ms`` is the first inference. ``process_s`` is from the start of the
     process to its first answer. ``from_disk`` says that the model's files were dropped from the
-    operating system's cache before each.
+    operating system's cache before each. ``builds`` is how much of each load was building, or
+    that the build came from the runtime's cache; null where a runtime builds nothing (LiteRT,
+    ONNX Runtime).
     """
 
     load_s: tuple[float, ...]
@@ -107,6 +119,7 @@ class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
     process_s: tuple[float, ...]
     memory_bytes: tuple[int, ...]
     from_disk: bool
+    builds: tuple[Build, ...] | None = None
 
 
 class WarmUp(msgspec.Struct, frozen=True, kw_only=True):

@@ -71,10 +71,15 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs the model: runtime, version, and the CPU features that change its results."""
+    """What runs the model: runtime, version, and the CPU features that change its results.
+
+    ``delegate`` is what computes inside the runtime, with its version; None where a device did
+    not say.
+    """
 
     runtime: str
     version: str
+    delegate: str | None = None
     cpu_features: tuple[str, ...] = ()
     simulated: bool = False
 

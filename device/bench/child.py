@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.bench import PackedSamples
+from asdic.contract.bench import Build, PackedSamples
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.messages import RuntimeFacts
 
@@ -38,9 +38,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ColdAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="cold"):
-    """What the first inference of a fresh process took."""
+    """What the first inference of a fresh process took, and where what it ran came from."""
 
     load_s: float
+    build: Build | None
     first_ms: float
     memory_bytes: int
 
@@ -111,7 +112,12 @@ def _cold(request: Request) -> ColdAnswer:
         started = time.perf_counter_ns()
         runner.predict(frame)
         first_ms = (time.perf_counter_ns() - started) / 1e6
-        return ColdAnswer(load_s=runner.load_s, first_ms=first_ms, memory_bytes=peak_memory_bytes())
+        return ColdAnswer(
+            load_s=runner.load_s,
+            build=runner.build,
+            first_ms=first_ms,
+            memory_bytes=peak_memory_bytes(),
+        )
 
 
 def _pair(request: Request) -> PairAnswer:

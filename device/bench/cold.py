@@ -47,12 +47,14 @@ class ColdPhase:
         """Return what was measured, or None where no process came to its end."""
         if not self._answers:
             return None
+        builds = tuple(answer.build for answer, _ in self._answers if answer.build is not None)
         return ColdStart(
             load_s=tuple(answer.load_s for answer, _ in self._answers),
             first_ms=tuple(answer.first_ms for answer, _ in self._answers),
             process_s=tuple(process_s for _, process_s in self._answers),
             memory_bytes=tuple(answer.memory_bytes for answer, _ in self._answers),
             from_disk=self._from_disk,
+            builds=builds or None,
         )
 
 

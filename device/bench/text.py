@@ -25,6 +25,7 @@ def lines_of(report: BenchReport) -> Iterator[tuple[str, str]]:
     yield "variant", f"{measured.model} for {measured.target}" + _release(report)
     if report.runtime is not None:
         yield "runtime", f"{report.runtime.runtime} {report.runtime.version}"
+        yield "delegate", report.runtime.delegate or "unknown"
     yield "machine", _machine(report.machine)
     yield "quiet", "yes" if report.quiet else f"no: {'; '.join(report.disturbances)}"
     for run in report.runs:
@@ -104,9 +105,16 @@ def _machine(machine: Machine) -> str:
 def _cold(cold: ColdStart) -> str:
     source = "from disk" if cold.from_disk else "perhaps from memory"
     return (
-        f"{len(cold.load_s)} processes: load {_span(cold.load_s)} s {source}, first inference "
-        f"{_span(cold.first_ms)} ms, {_span(cold.process_s)} s from start to answer"
+        f"{len(cold.load_s)} processes: load {_span(cold.load_s)} s {source}{_builds(cold)}, first "
+        f"inference {_span(cold.first_ms)} ms, {_span(cold.process_s)} s from start to answer"
     )
+
+
+def _builds(cold: ColdStart) -> str:
+    built = tuple(one.seconds for one in cold.builds or () if one.seconds is not None)
+    cached = len(cold.builds or ()) - len(built)
+    words = f", {_span(built)} s of it building" if built else ""
+    return words + (f", {cached} from the runtime's cache" if cached else "")
 
 
 def _span(values: tuple[float, ...]) -> str:

@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import ConfigError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
@@ -31,10 +32,18 @@ Tensors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 
 class Engine(Protocol):
-    """A loaded model. Not for use by two threads at once."""
+    """A loaded model. Not for use by two threads at once.
+
+    Attributes:
+        version: The library's.
+        delegate: What computes inside the library, and its version.
+        build: How the library came by what it runs; None where it runs the file as it is.
+    """
 
     runtime: Runtime
     version: str
+    delegate: str
+    build: Build | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import MissingPackageError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
@@ -36,6 +37,7 @@ class LiteRtEngine:
     """One ``.tflite`` file. Integer inputs and outputs are real values to the caller."""
 
     runtime = Runtime.LITERT
+    build: Build | None = None
 
     def __init__(self, files: Sequence[Path], *, threads: int, execution_device: str) -> None:
         refuse_other_devices(execution_device, runtime="LiteRT")
@@ -46,6 +48,7 @@ class LiteRtEngine:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ReleaseError(f"LiteRT cannot load {path}: {_first_line(error)}") from error
+        self.delegate = _delegate(self._interpreter, self.version)
         inputs, outputs = _named_tensors(self._interpreter)
         self._inputs = tuple(_Tensor.of(name, item, path) for name, item in inputs.items())
         self._outputs = tuple(_Tensor.of(name, item, path) for name, item in outputs.items())
@@ -133,6 +136,19 @@ def _library() -> tuple[Callable[..., Any], str]:
             continue
         return interpreter, prefix + importlib.metadata.version(distribution)
     raise MissingPackageError("LiteRT", "litert")
+
+
+def _delegate(interpreter: Any, version: str) -> str:
+    """Return who computes: XNNPACK has no version of its own, it is built into the library.
+
+    The library lists a ``DELEGATE`` where XNNPACK took a part of the model over; no other is asked
+    for here.
+    """
+    library = version if version[0].isalpha() else f"LiteRT {version}"
+    operators = {item["op_name"] for item in interpreter._get_ops_details()}
+    if "DELEGATE" not in operators:
+        return f"none (built-in kernels of {library})"
+    return f"XNNPACK (built into {library})"
 
 
 def _named_tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,30 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import MissingPackageError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
 from asdic.device.runner.engine import Tensors, refuse_other_devices
+
+_PROVIDER: Final = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine:
     """One ``.onnx`` file, on the processor."""
 
     runtime = Runtime.ONNXRUNTIME
+    build: Build | None = None
 
     def __init__(self, files: Sequence[Path], *, threads: int, execution_device: str) -> None:
         refuse_other_devices(execution_device, runtime="ONNX Runtime")
         library = _library()
         self.version: str = library.__version__
+        self.delegate = f"{_PROVIDER} {self.version}, graph optimizations off"
         path = files[0]
         try:
             self._session = library.InferenceSession(
-                str(path), _options(library, threads), providers=["CPUExecutionProvider"]
+                str(path), _options(library, threads), providers=[_PROVIDER]
             )
         except Exception as error:  # its exception classes have no public base but Exception
             reason = " ".join(str(error).split())

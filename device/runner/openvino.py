@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import ConfigError, MissingPackageError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
@@ -32,7 +34,11 @@ class OpenVinoEngine:
     def __init__(self, files: Sequence[Path], *, threads: int, execution_device: str) -> None:
         self._library = _library()
         self.version: str = self._library.get_version().split("-")[0]
-        compiled = _compiled(self._library, files[0], threads, execution_device.upper())
+        device = execution_device.upper()
+        core = self._library.Core()
+        compiled, self.build = _compiled(core, files[0], threads, device)
+        plugin = next(iter(core.get_versions(device).values()))
+        self.delegate = f"{plugin.description} {plugin.build_number.split('-releases/')[0]}"
         self.inputs = tuple(_spec(port, files[0]) for port in compiled.inputs)
         self.outputs = tuple(_spec(port, files[0]) for port in compiled.outputs)
         self._names = [spec.name for spec in self.inputs]
@@ -96,16 +102,24 @@ def _library() -> Any:
     return openvino
 
 
-def _compiled(library: Any, path: Path, threads: int, device: str) -> Any:
-    core = library.Core()
+def _compiled(core: Any, path: Path, threads: int, device: str) -> tuple[Any, Build]:
     if device not in {name.split(".")[0] for name in core.available_devices}:
         found = ", ".join(core.available_devices)
         raise ConfigError(f"OpenVINO finds no {device} on this machine, only: {found}")
     try:
-        return core.compile_model(core.read_model(str(path)), device, _settings(device, threads))
+        model = core.read_model(str(path))
+        started = time.perf_counter()
+        compiled = core.compile_model(model, device, _settings(device, threads))
+        return compiled, build_of(compiled, time.perf_counter() - started)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
         raise ReleaseError(f"OpenVINO cannot load {path}: {reason}") from error
+
+
+def build_of(compiled: Any, seconds: float) -> Build:
+    """Return whether OpenVINO compiled the model just now, in so many seconds."""
+    from_cache = bool(compiled.get_property("LOADED_FROM_CACHE"))
+    return Build(from_cache=from_cache, seconds=None if from_cache else seconds)
 
 
 def _settings(device: str, threads: int) -> dict[str, Any]:

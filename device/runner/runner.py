@@ -48,6 +48,7 @@ class Runner:
 
     Attributes:
         load_s: What ``open`` took, digests and the runtime's import included.
+        build: How the runtime came by what it runs; None where it runs the file as it is.
 
     Raises:
         ReleaseError: The rules, or the variant's named tensors, do not fit the model.
@@ -63,6 +64,7 @@ class Runner:
     ) -> None:
         self.variant = variant
         self.load_s = 0.0
+        self.build = engine.build
         self.inputs = engine.inputs
         self.outputs = engine.outputs
         self.preprocessing = tuple(preprocessing)
@@ -289,6 +291,7 @@ def _facts(engine: Engine, variant: Variant | None) -> RuntimeFacts:
     return RuntimeFacts(
         runtime=engine.runtime.value,
         version=engine.version,
+        delegate=engine.delegate,
         cpu_features=cpu_features(),
         simulated=variant is not None and engine.runtime is not variant.runtime,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import ConfigError, InstallError, ReleaseError
 from asdic.contract.files import read_bounded
 from asdic.contract.target import Runtime
@@ -52,6 +54,7 @@ class TensorRtEngine:
             raise ConfigError(f"TensorRT runs models on the gpu, not on {execution_device!r}")
         library = _library()
         self.version: str = library.__version__
+        self.delegate = f"TensorRT {self.version}"
         path = files[0]
         model = read_bounded(path, MODEL_LIMIT_BYTES)
         self._log = log_of(library)
@@ -65,9 +68,12 @@ class TensorRtEngine:
             cache = PlanCache(cache_folder("tensorrt"))
             plan = cache.read(self.fingerprint)
             self.is_new = plan is None
+            self.build = Build(from_cache=True, seconds=None)
             if plan is None:
                 log.warning("TensorRT builds an engine from %s, which nothing has gated yet", path)
+                started = time.perf_counter()
                 plan = build_plan(library, self._log, model, path, threads)
+                self.build = Build(from_cache=False, seconds=time.perf_counter() - started)
                 cache.write(self.fingerprint, plan)
             self._open(library, plan, path)
         except BaseException:

@@ -16,11 +16,12 @@ import cv2
 import jsonschema
 import msgspec
 import numpy as np
+import openvino
 import pytest
 from click.testing import CliRunner
 
 from asdic.cli.bench import bench
-from asdic.contract.bench import ComparisonVerdict, bench_schema, parse_bench
+from asdic.contract.bench import Build, ComparisonVerdict, bench_schema, parse_bench
 from asdic.contract.errors import (
     ConfigError,
     DataError,
@@ -34,6 +35,7 @@ from asdic.device.bench.bench import bench_folder, compare, measure, peak_memory
 from asdic.device.bench.benchmark import Settings, run_benchmark
 from asdic.device.bench.clock import SystemClock
 from asdic.device.bench.frames import LiveFrames, RepeatedFrames
+from asdic.device.runner.openvino import build_of
 from asdic.device.runner.runner import Runner
 from tests.support.models import labelled_discs, make_keyword_variant, make_tiny_variant
 
@@ -120,6 +122,9 @@ def test_the_whole_result_fits_the_published_schema(variants):
     (run,) = report.runs
     assert run.cold_start is not None
     assert len(run.cold_start.load_s) == 1
+    (build,) = run.cold_start.builds
+    assert not build.from_cache
+    assert 0 < build.seconds < run.cold_start.load_s[0]
     assert run.warm_up.discarded > 0
     assert run.burst.throughput_per_s > 0
     assert run.paced.frames == 30
@@ -136,6 +141,14 @@ def test_runtimes_that_run_here_give_a_valid_result(variants, name):
     report = run_benchmark(variants / name, replace(SHORT, simulate=name == "jetson"))
     jsonschema.validate(json.loads(canonical_json(report)), bench_schema())
     assert report.simulated is (name == "jetson")
+    version = report.runtime.version
+    assert report.runtime.delegate.startswith(
+        f"CPUExecutionProvider {version}"
+        if name == "jetson"
+        else f"openvino_intel_cpu_plugin {version}"
+    )
+    if name == "jetson":
+        assert report.runs[0].cold_start.builds is None
 
 
 def test_litert_gives_a_valid_result(tmp_path, shared_data):
@@ -143,7 +156,18 @@ def test_litert_gives_a_valid_result(tmp_path, shared_data):
     report = run_benchmark(folder, SHORT)
     jsonschema.validate(json.loads(canonical_json(report)), bench_schema())
     assert report.runtime.runtime == "litert"
+    assert report.runtime.delegate == f"XNNPACK (built into LiteRT {report.runtime.version})"
+    assert report.runs[0].cold_start.builds is None
     assert report.runs[0].accuracy.passed
+
+
+def test_a_model_that_openvino_had_compiled_before_came_from_its_cache(variants, tmp_path):
+    core = openvino.Core()
+    model = core.read_model(str(next((variants / "good").glob("*.xml"))))
+    settings = {"CACHE_DIR": str(tmp_path)}
+    built, cached = (build_of(core.compile_model(model, "CPU", settings), 0.5) for _ in "12")
+    assert built == Build(from_cache=False, seconds=0.5)
+    assert cached == Build(from_cache=True, seconds=None)
 
 
 def test_each_number_of_threads_is_a_run_of_its_own(variants):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import ConfigError, InstallError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.device.runner import plans
@@ -94,6 +95,7 @@ def test_the_second_start_builds_nothing(variant, tensorrt):
     tensorrt.calls.clear()
     engine = opened(variant)
     assert not engine.is_new
+    assert engine.build == Build(from_cache=True, seconds=None)
     assert tensorrt.calls == LOAD
     engine.close()
 
@@ -120,6 +122,14 @@ def test_a_changed_machine_builds_anew(variant, tensorrt, cuda, tmp_path, monkey
             (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3\n")
     engine = opened(variant)
     assert engine.is_new
+    engine.close()
+
+
+def test_the_first_start_says_how_long_it_built_and_who_computes(variant, tensorrt):
+    engine = opened(variant)
+    assert not engine.build.from_cache
+    assert engine.build.seconds > 0
+    assert engine.delegate == f"TensorRT {tensorrt.__version__}"
     engine.close()
 
 
