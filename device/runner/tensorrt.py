@@ -1,7 +1,7 @@
 """Models for TensorRT 10, the runtime of Jetsons, by its own Python API.
 
-The release carries the portable ONNX file. The device builds the engine from it (TensorRT calls
-that a plan), in the trial of the candidate, and keeps it by fingerprint (``plans.py``).
+The release carries the portable ONNX file. Whoever opens it builds the engine (TensorRT calls that
+a plan) and keeps it by fingerprint, where it may write (``plans.py``).
 
 This has not run on a Jetson here: it was tested against a double that refuses calls which the
 real library would refuse (``tests/support/tensorrt_double.py``).
