@@ -41,15 +41,18 @@ def bench(
     from asdic.device.bench.benchmark import Settings
     from asdic.device.config import read_config
     from asdic.device.identity import read_key
-    from asdic.device.measurement import measure_current, signed
+    from asdic.device.measurement import answering, measure_current, signed
     from asdic.device.process import end_with_parent
 
     if parent is not None:
         end_with_parent(parent)
     here = state_folder(state)
-    settings = Settings(simulate=read_config(here).simulated, **measuring)
-    report = measure_current(
-        here, settings, frames=frames_in(frames), order=order, on_phase=say_phase(settings)
-    )
-    click.echo(f"signed by {public_hex(read_key(here))}", err=True)
-    hand_over(report, lambda result: signed(here, result), json_path=json_path, html_path=html_path)
+    with answering(here, order, json_path):
+        settings = Settings(simulate=read_config(here).simulated, **measuring)
+        report = measure_current(
+            here, settings, frames=frames_in(frames), order=order, on_phase=say_phase(settings)
+        )
+        click.echo(f"signed by {public_hex(read_key(here))}", err=True)
+        hand_over(
+            report, lambda result: signed(here, result), json_path=json_path, html_path=html_path
+        )

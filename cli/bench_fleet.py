@@ -76,7 +76,8 @@ def results(*, out: Path | None, fleet: Path, as_json: bool) -> None:
 
     client = FleetClient(fleet)
     views = client.get("benchmarks", list[BenchView])
-    for one in views if out is not None else ():
+    measured = [one for one in views if one.refusal is None]
+    for one in measured if out is not None else ():
         found = client.get(f"benchmarks/{one.digest}", dict[str, str])
         name = f"{one.device}-{one.version}-{one.digest[7:15]}.json".replace("/", "-")
         path = Path(str(out)) / name
@@ -99,6 +100,9 @@ def results(*, out: Path | None, fleet: Path, as_json: bool) -> None:
                 one.throttling,
                 "yes" if one.quiet else "no",
             )
-            for one in views
+            for one in measured
         ),
     )
+    for one in views:
+        if one.refusal is not None:
+            click.echo(f"{one.device}: refused, {one.refusal.code}: {one.refusal.message}")

@@ -16,12 +16,13 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import parse_json
-from asdic.contract.messages import RuntimeFacts
+from asdic.contract.messages import Refusal, RuntimeFacts
 from asdic.contract.variant import FileRef
 
 BENCH_FORMAT: Final = "asdic-bench/1"
 BENCH_TYPE: Final = "application/vnd.asdic.bench.v1+json"
 BENCH_ORDER_TYPE: Final = "application/vnd.asdic.bench-order.v1+json"
+BENCH_REFUSAL_TYPE: Final = "application/vnd.asdic.bench-refusal.v1+json"
 # Signed and in base64 it is a third larger, and still fits into one MQTT message of 1 MiB.
 BENCH_LIMIT_BYTES: Final = 640 << 10
 BENCH_ENVELOPE_LIMIT_BYTES: Final = 900 << 10
@@ -329,7 +330,8 @@ class BenchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A manager asks a device to measure its current release, as ``asdic-agent bench`` would.
 
     Signed with the director's targets key, retained on ``down/bench``. The device answers on
-    ``up/bench`` with a ``BenchReport`` that names the order, and again after each connection
+    ``up/bench`` with a ``BenchReport`` that names the order, or with a ``BenchRefusal`` where it
+    could not be run, signed with its own key, and again after each connection
     until the manager withdraws the order, having stored the answer. An order that is not newer
     than the last one (``issued_s``, the manager's clock) is not run: nobody can play it again.
     """
@@ -340,6 +342,15 @@ class BenchOrder(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 10.0
     minutes: float = 0.0
     fps: float | None = None
+
+
+class BenchRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's answer to an order that it could not run; ``refused_s`` is the device's clock."""
+
+    device: str
+    order: str
+    refused_s: float
+    refusal: Refusal
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):

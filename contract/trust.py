@@ -123,6 +123,16 @@ def sign_envelope(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> 
     )
 
 
+def claimed_type(data: bytes, *, limit_bytes: int = ENVELOPE_LIMIT_BYTES) -> str | None:
+    """Return which type an envelope says it is of, or None; nothing has vouched for it yet."""
+    if len(data) > limit_bytes:
+        return None
+    try:
+        return parse_json(data, Envelope, what="the signed message").payload_type
+    except ConfigError:
+        return None
+
+
 def open_envelope(
     data: bytes,
     payload_type: str,

@@ -1,8 +1,9 @@
 """Benchmarks that the manager orders: checked, run by a child when the box has time, answered.
 
 An order waits while an exam or an update is in progress, and a running benchmark gives way to
-either and is begun anew later. The answer is kept until the manager withdraws the order. Like the
-agent, this module imports nothing heavy; the child is ``asdic-agent bench``.
+either and is begun anew later. The answer, a result or a refusal, is kept until the manager
+withdraws the order. Like the agent, this module imports nothing heavy; the child is
+``asdic-agent bench``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,12 +22,16 @@ import msgspec
 from asdic.contract.bench import (
     BENCH_ENVELOPE_LIMIT_BYTES,
     BENCH_ORDER_TYPE,
+    BENCH_REFUSAL_TYPE,
     BenchOrder,
+    BenchRefusal,
 )
 from asdic.contract.errors import AsdicError, ReleaseError
 from asdic.contract.files import canonical_json, parse_json, read_bounded
-from asdic.contract.trust import ENVELOPE_LIMIT_BYTES, open_envelope
+from asdic.contract.messages import Refusal
+from asdic.contract.trust import ENVELOPE_LIMIT_BYTES, open_envelope, sign_envelope
 from asdic.device.config import StateFolder
+from asdic.device.identity import read_key
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import ROOT_HISTORY, RepositoryTrust, TrustFolder
 
@@ -48,7 +54,7 @@ class BenchOrders:
         state: The device's state folder.
         device: Its id; another one's order is refused.
         storage: The door to the disk.
-        send: Sends a signed result to the manager; it may get lost.
+        send: Sends a signed answer to the manager; it may get lost.
 
     Attributes:
         child: The process that measures now, if any.
@@ -68,6 +74,7 @@ class BenchOrders:
         self._send = send
         self._trust = TrustFolder(state.trust, storage)
         self.child: subprocess.Popen[bytes] | None = None
+        self._order = ""
         self._is_sent = False
 
     def take(self, data: bytes) -> None:
@@ -120,6 +127,15 @@ class BenchOrders:
             BenchOrder,
             what=str(self._state.bench_order),
         )
+        if not (0 < order.seconds <= SECONDS_LIMIT and 0 <= order.minutes <= MINUTES_LIMIT):
+            self._refuse(
+                order.id,
+                Refusal(
+                    code="too-long", message="the order asks for more time than a device gives"
+                ),
+            )
+            return
+        self._order = order.id
         self.child = subprocess.Popen(
             [
                 *(sys.executable, "-m", "asdic.cli.agent", "bench"),
@@ -143,8 +159,14 @@ class BenchOrders:
         elif status is not None:
             self.child = None
             if not self._state.bench_result.exists():
-                log.warning("the ordered benchmark ended with code %d and no result", status)
-                self._storage.remove(self._state.bench_order)
+                message = f"the benchmark ended with code {status} and said nothing"
+                self._refuse(self._order, Refusal(code="crash", message=message))
+
+    def _refuse(self, order: str, refusal: Refusal) -> None:
+        log.warning("benchmark %s is refused: %s", order, refusal.message)
+        self._storage.write(
+            self._state.bench_result, sign_refusal(self._state, self._device, order, refusal)
+        )
 
     def _drop(self) -> None:
         self.stop()
@@ -159,11 +181,21 @@ class BenchOrders:
         return parse_json(read_bounded(path, 4096), _Floor, what=str(path)).issued_s
 
 
+def sign_refusal(state: StateFolder, device: str, order: str, refusal: Refusal) -> bytes:
+    """Return the answer to an order that cannot be run, signed by the device's key.
+
+    Raises:
+        ConfigError: The key cannot be read.
+    """
+    answer = BenchRefusal(device=device, order=order, refused_s=time.time(), refusal=refusal)
+    return sign_envelope(canonical_json(answer), BENCH_REFUSAL_TYPE, read_key(state))
+
+
 def check_order(data: bytes, *, device: str, trust: RepositoryTrust) -> BenchOrder:
     """Return the order in ``data``, once the director's targets key vouches for it.
 
     Raises:
-        ReleaseError: It is signed by no such key, for another device, or asks for too much.
+        ReleaseError: It is signed by no such key, or for another device.
     """
     for key in director_keys(trust):
         try:
@@ -173,8 +205,6 @@ def check_order(data: bytes, *, device: str, trust: RepositoryTrust) -> BenchOrd
         order = parse_json(payload, BenchOrder, what="the benchmark order")
         if order.device != device:
             raise ReleaseError(f"the order is for {order.device}")
-        if not (0 < order.seconds <= SECONDS_LIMIT and 0 <= order.minutes <= MINUTES_LIMIT):
-            raise ReleaseError("the order asks for more time than a device gives")
         return order
     raise ReleaseError("the order is not signed by this fleet's director")
 

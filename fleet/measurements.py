@@ -11,15 +11,18 @@ from sqlalchemy import delete, select
 from asdic.contract.bench import (
     BENCH_ENVELOPE_LIMIT_BYTES,
     BENCH_ORDER_TYPE,
+    BENCH_REFUSAL_TYPE,
     BENCH_TYPE,
     BenchOrder,
+    BenchRefusal,
     BenchReport,
+    ThrottlingVerdict,
 )
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import canonical_json
-from asdic.contract.messages import bench_topic
+from asdic.contract.messages import Refusal, bench_topic
 from asdic.contract.release import digest_of
-from asdic.contract.trust import sign_envelope
+from asdic.contract.trust import claimed_type, sign_envelope
 from asdic.fleet.database import Database, bench_orders, bench_results, upsert
 from asdic.fleet.inventory import Device, Inventory
 from asdic.fleet.keys import KeyFolder
@@ -36,7 +39,11 @@ class BenchWish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchView(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored result in figures, of its run with the most threads; ``digest`` fetches it whole."""
+    """A stored result in figures, of its run with the most threads; ``digest`` fetches it whole.
+
+    With a ``refusal`` there are no figures: the device could not run the order. ``version`` and
+    ``manifest`` are then of the release that it last reported.
+    """
 
     digest: str
     received_s: float
@@ -56,6 +63,7 @@ class BenchView(msgspec.Struct, frozen=True, kw_only=True):
     emulated: bool
     simulated: bool
     interrupted: bool
+    refusal: Refusal | None = None
 
 
 class Measurements:
@@ -92,14 +100,17 @@ class Measurements:
             payload = standing.get(device, "").encode()
             self._publisher.publish(bench_topic(device), payload, retain=True)
 
-    def accept(self, device: str, envelope: bytes, now: float) -> BenchReport | None:
-        """Store a result that a device signed, and withdraw its order; a bad one is left out."""
-        report = self._inventory.open_message(
-            device, envelope, BENCH_TYPE, BenchReport, limit_bytes=BENCH_ENVELOPE_LIMIT_BYTES
-        )
-        if report is None or report.device != device:
+    def accept(self, device: str, envelope: bytes, now: float) -> BenchReport | BenchRefusal | None:
+        """Store an answer that a device signed, and withdraw its order; a bad one is left out."""
+        answer = self._opened(device, envelope)
+        if answer is None or answer.device != device:
             return None
-        public_key = self._inventory.select(device)[0].public_key
+        sender = self._inventory.select(device)[0]
+        view = (
+            _refused_view(answer, envelope, now, sender)
+            if isinstance(answer, BenchRefusal)
+            else _view(answer, envelope, now, public_key=sender.public_key)
+        )
         with self._database.writing() as connection:
             upsert(
                 connection,
@@ -107,23 +118,21 @@ class Measurements:
                 {"digest": digest_of(envelope)},
                 {
                     "device": device,
-                    "version": report.measured.version,
-                    "target": report.measured.target,
+                    "version": view.version,
+                    "target": view.target,
                     "received_s": now,
                     "envelope": envelope.decode(),
-                    "figures": msgspec.to_builtins(
-                        _view(report, envelope, now, public_key=public_key)
-                    ),
+                    "figures": msgspec.to_builtins(view),
                 },
             )
             standing = connection.execute(
                 select(bench_orders.c.id).where(bench_orders.c.device == device)
             ).scalar()
-            if standing == report.order:
+            if standing == answer.order:
                 connection.execute(delete(bench_orders).where(bench_orders.c.device == device))
-        if standing is None or standing == report.order:
+        if standing is None or standing == answer.order:
             self._publisher.publish(bench_topic(device), b"", retain=True)
-        return report
+        return answer
 
     def results(self) -> tuple[BenchView, ...]:
         """Return all results by release, target and device, the newest first."""
@@ -147,6 +156,14 @@ class Measurements:
         if found is None:
             raise ConfigError(f"there is no benchmark result {digest}")
         return str(found)
+
+    def _opened(self, device: str, envelope: bytes) -> BenchReport | BenchRefusal | None:
+        limit_bytes = BENCH_ENVELOPE_LIMIT_BYTES
+        if claimed_type(envelope, limit_bytes=limit_bytes) == BENCH_REFUSAL_TYPE:
+            return self._inventory.open_message(device, envelope, BENCH_REFUSAL_TYPE, BenchRefusal)
+        return self._inventory.open_message(
+            device, envelope, BENCH_TYPE, BenchReport, limit_bytes=limit_bytes
+        )
 
     def _issue(self, device: Device, wish: BenchWish, now: float) -> BenchOrder:
         order = BenchOrder(
@@ -193,4 +210,31 @@ def _view(report: BenchReport, envelope: bytes, received_s: float, *, public_key
         emulated=report.emulated,
         simulated=report.simulated,
         interrupted=report.interrupted is not None,
+    )
+
+
+def _refused_view(
+    answer: BenchRefusal, envelope: bytes, received_s: float, device: Device
+) -> BenchView:
+    loaded = device.report.loaded if device.report else None
+    return BenchView(
+        digest=digest_of(envelope),
+        received_s=received_s,
+        version=loaded.version if loaded else "no release",
+        manifest=loaded.manifest if loaded else None,
+        target=device.target,
+        device=device.id,
+        public_key=device.public_key,
+        threads=None,
+        p50_ms=None,
+        p99_ms=None,
+        throughput_per_s=None,
+        points=None,
+        passed=None,
+        throttling=ThrottlingVerdict.UNKNOWN.value,
+        quiet=False,
+        emulated=False,
+        simulated=device.simulated,
+        interrupted=False,
+        refusal=answer.refusal,
     )

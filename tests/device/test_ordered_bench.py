@@ -8,13 +8,15 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from asdic.contract.bench import BENCH_ORDER_TYPE, BenchOrder
+from asdic.cli.bench_fleet import results
+from asdic.contract.bench import BENCH_ORDER_TYPE, BENCH_REFUSAL_TYPE, BenchOrder, BenchRefusal
 from asdic.contract.errors import ReleaseError
 from asdic.contract.files import canonical_json
-from asdic.contract.trust import sign_envelope
+from asdic.contract.trust import open_envelope, public_hex, sign_envelope
 from asdic.device.config import Probation, write_config
-from asdic.device.identity import make_key
+from asdic.device.identity import make_key, read_key
 from asdic.device.orders import BenchOrders, check_order
 from asdic.device.update.storage import DiskStorage
 from asdic.device.update.trust import TrustFolder
@@ -38,7 +40,8 @@ def client(yard: Yard, tmp_path: Path) -> Iterator[FleetClient]:
 
 
 @pytest.fixture
-def box(client: FleetClient, tmp_path: Path) -> Iterator[Box]:
+def empty_box(client: FleetClient, tmp_path: Path) -> Iterator[Box]:
+    """A box that runs, and has no release yet."""
     with Box(tmp_path / "box-1") as box:
         token = client.post("tokens", {}, dict[str, str])["token"]
         words = ("--server", client.url, "--token", token, "--device", "box-1")
@@ -47,9 +50,14 @@ def box(client: FleetClient, tmp_path: Path) -> Iterator[Box]:
         quick = {"timing": QUICK, "probation": Probation(inferences=2)}
         write_config(box.state, msgspec.structs.replace(box.config, **quick))
         box.start()
-        rollout = client.post("rollouts", {"version": "1.0.0"}, RolloutView)
-        assert client.follow(rollout, lambda _view: None).state == "finished", box.words
         yield box
+
+
+@pytest.fixture
+def box(client: FleetClient, empty_box: Box) -> Box:
+    rollout = client.post("rollouts", {"version": "1.0.0"}, RolloutView)
+    assert client.follow(rollout, lambda _view: None).state == "finished", empty_box.words
+    return empty_box
 
 
 def test_an_ordered_benchmark_is_run_signed_kept_and_shown(client: FleetClient, box: Box) -> None:
@@ -79,6 +87,39 @@ def test_an_ordered_benchmark_is_run_signed_kept_and_shown(client: FleetClient, 
     assert not box.state.bench_order.exists()
 
 
+def test_an_order_that_cannot_run_is_refused_stored_closed_and_shown(
+    client: FleetClient, empty_box: Box, tmp_path: Path
+) -> None:
+    box = empty_box
+    client.post("benchmarks", {"seconds": 0.5}, list[BenchOrder])
+    wait_until(
+        lambda: (box.status, bool(client.get("benchmarks", list[BenchView]))),
+        patience_s=60.0,
+        complain=lambda: box.words,
+    )
+    (view,) = client.get("benchmarks", list[BenchView])
+    assert (view.device, view.version, view.target) == ("box-1", "no release", JETSON)
+    assert view.refusal is not None
+    assert view.refusal.code == "device"
+    assert "has no current release yet" in view.refusal.message
+    envelope = client.get(f"benchmarks/{view.digest}", dict[str, str])["envelope"].encode()
+    assert refused(box, [envelope]).refusal == view.refusal
+
+    page = httpx.get(f"{client.url}/fragment", trust_env=False).text
+    assert "has no current release yet" in page
+    out = tmp_path / "results"
+    words = ["--fleet", str(tmp_path / "fleet"), "--out", str(out)]
+    done = CliRunner().invoke(results, words)
+    assert "box-1: refused, device: " in done.stdout
+    assert not out.exists()
+    wait_until(
+        lambda: (box.status, not box.state.bench_result.exists()),
+        patience_s=30.0,
+        complain=lambda: box.words,
+    )
+    assert not box.state.bench_order.exists()
+
+
 # Orders, without a manager
 
 
@@ -98,6 +139,12 @@ def order(director: Director, **fields: object) -> bytes:
     return sign_envelope(canonical_json(made), BENCH_ORDER_TYPE, key)
 
 
+def refused(box: Box, sent: list[bytes]) -> BenchRefusal:
+    (envelope,) = sent
+    payload = open_envelope(envelope, BENCH_REFUSAL_TYPE, public_hex(read_key(box.state)))
+    return msgspec.json.decode(payload, type=BenchRefusal)
+
+
 def orders_of(box: Box, sent: list[bytes]) -> BenchOrders:
     return BenchOrders(box.state, "box1", storage=DiskStorage(), send=sent.append)
 
@@ -115,15 +162,41 @@ def test_an_order_that_the_director_did_not_sign_is_refused(paper: Box, director
     assert not paper.state.bench_order.exists()
 
 
-@pytest.mark.parametrize(
-    "fields", [{"device": "box2"}, {"seconds": 1e9}, {"minutes": 1e9}, {"seconds": -1.0}]
-)
-def test_an_order_for_another_device_or_for_too_much_is_refused(
+def test_an_order_for_another_device_is_refused(paper: Box, director: Director) -> None:
+    trust = TrustFolder(paper.state.trust, DiskStorage()).read().director
+    with pytest.raises(ReleaseError, match="the order is for box2"):
+        check_order(order(director, device="box2"), device="box1", trust=trust)
+
+
+@pytest.mark.parametrize("fields", [{"seconds": 1e9}, {"minutes": 1e9}, {"seconds": -1.0}])
+def test_an_order_for_too_much_is_answered_by_a_refusal(
     paper: Box, director: Director, fields: dict[str, object]
 ) -> None:
-    trust = TrustFolder(paper.state.trust, DiskStorage()).read().director
-    with pytest.raises(ReleaseError, match="order"):
-        check_order(order(director, **fields), device="box1", trust=trust)
+    sent: list[bytes] = []
+    orders = orders_of(paper, sent)
+    orders.take(order(director, **fields))
+    orders.tick(may_run=True)
+    orders.tick(may_run=True)
+    assert orders.child is None
+    assert refused(paper, sent).refusal.code == "too-long"
+
+
+def test_a_child_that_dies_without_a_word_is_answered_by_a_refusal(
+    paper: Box, director: Director
+) -> None:
+    sent: list[bytes] = []
+    orders = orders_of(paper, sent)
+    orders.take(order(director))
+    orders.tick(may_run=True)
+    child = orders.child
+    assert child is not None
+    child.kill()
+    child.wait()
+    orders.tick(may_run=True)
+    orders.tick(may_run=True)
+    answer = refused(paper, sent)
+    assert (answer.device, answer.order, answer.refusal.code) == ("box1", "a", "crash")
+    assert "code -9" in answer.refusal.message
 
 
 def test_an_order_is_never_run_twice(paper: Box, director: Director) -> None:

@@ -9,9 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from asdic.contract.bench import BENCH_ORDER_TYPE, BENCH_TYPE, BenchOrder, BenchReport
+from asdic.contract.bench import (
+    BENCH_ORDER_TYPE,
+    BENCH_REFUSAL_TYPE,
+    BENCH_TYPE,
+    BenchOrder,
+    BenchRefusal,
+    BenchReport,
+)
 from asdic.contract.errors import ConfigError
-from asdic.contract.messages import bench_topic
+from asdic.contract.files import canonical_json
+from asdic.contract.messages import Refusal, bench_topic
 from asdic.contract.trust import open_envelope, public_hex, sign_envelope
 from asdic.device.bench.signing import sign_result
 from asdic.fleet.database import Database
@@ -112,6 +120,27 @@ def test_an_answer_is_stored_and_withdraws_the_order(
         pytest.approx(np.exp(1.0), rel=0.05),
     )
     assert measurements.envelope(view.digest) == envelope.decode()
+
+
+def test_a_refusal_is_stored_and_withdraws_the_order(
+    measurements: Measurements, broker: RetainedTopics, boxes: list[PaperBox]
+) -> None:
+    order, _ = measurements.order(BenchWish(), 5.0)
+    refusal = Refusal(code="device", message="no runtime")
+    envelope = sign_envelope(
+        canonical_json(
+            BenchRefusal(device="box-1", order=order.id, refused_s=6.0, refusal=refusal)
+        ),
+        BENCH_REFUSAL_TYPE,
+        boxes[0].key,
+    )
+    measurements.accept("box-2", envelope, 6.0)
+    assert measurements.results() == ()
+    measurements.accept("box-1", envelope, 6.0)
+    assert broker.topics[bench_topic("box-1")] == b""
+    (view,) = measurements.results()
+    assert (view.device, view.target, view.refusal) == ("box-1", OPENVINO, refusal)
+    assert view.p50_ms is None
 
 
 def test_the_same_answer_twice_is_one_result(
