@@ -36,6 +36,7 @@ from asdic.device.bench.benchmark import Settings, run_benchmark
 from asdic.device.bench.clock import SystemClock
 from asdic.device.bench.frames import LiveFrames, RepeatedFrames
 from asdic.device.runner.openvino import build_of
+from asdic.device.runner.preprocess import prepare_image
 from asdic.device.runner.runner import Runner
 from tests.support.models import labelled_discs, make_keyword_variant, make_tiny_variant
 
@@ -205,7 +206,11 @@ def test_it_is_measured_when_asked_for_and_marked(tmp_path, shared_data):
 WRONG_FRAMES = (
     ("dtype", np.zeros((32, 32), np.float64), "uint8"),
     ("channels", np.zeros((32, 32, 2), np.uint8), "shape"),
-    ("empty", np.zeros((0, 32), np.uint8), "shape"),
+    ("no height", np.zeros((0, 32), np.uint8), "1 to 16384 pixels a side"),
+    ("no width", np.zeros((32, 0, 3), np.uint8), "1 to 16384 pixels a side"),
+    # Views of one byte: they would be 256 MiB and 16 KiB.
+    ("too large", np.broadcast_to(np.uint8(0), (16_385, 16_385)), "1 to 16384 pixels a side"),
+    ("too long", np.broadcast_to(np.uint8(0), (1, 16_385)), "1 to 16384 pixels a side"),
     ("not a number", np.full((32, 32), np.nan, np.float32), "uint8"),
 )
 
@@ -214,6 +219,22 @@ WRONG_FRAMES = (
 def test_a_wrong_frame_ends_the_benchmark_with_its_reason(variants, what, frame, words):
     with pytest.raises(DataError, match=words):
         run_benchmark(variants / "good", NO_COLD, frames=RepeatedFrames([frame]))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 48), (1, 1)])
+def test_an_image_of_another_size_is_resized_as_the_signed_rule_says(variants, size):
+    """Not an error, by design: a camera's frames are seldom of the model's size."""
+    frame = cv2.resize(IMAGE, size[::-1])
+    with Runner.open(variants / "good", threads=1) as runner:
+        (rule,) = runner.preprocessing
+        assert size != (rule.height, rule.width)
+        assert runner.predict(frame).mask.shape == size
+        tensors = runner.predict(frame).tensors
+        by_hand = runner.infer({rule.tensor: prepare_image(frame, rule)})
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, by_hand[name])
+    report = run_benchmark(variants / "good", NO_COLD, frames=RepeatedFrames([frame]))
+    assert report.runs[0].burst is not None
 
 
 @pytest.mark.parametrize(
