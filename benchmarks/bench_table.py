@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asdic.contract.bench import BenchReport, Percentile
-from asdic.device.bench.benchmark import Settings, run_benchmark
+from asdic.device.bench.benchmark import run_benchmark
+from asdic.device.bench.settings import Settings
 from asdic.device.bench.text import percentile_text
 
 TARGETS = ("x86-litert-int8", "x86-openvino-int8", "jetson-orin-int8")

@@ -38,7 +38,7 @@ def bench(
     """
     from asdic.cli.bench import frames_in, hand_over, say_phase
     from asdic.contract.trust import public_hex
-    from asdic.device.bench.benchmark import Settings
+    from asdic.device.bench.settings import Settings
     from asdic.device.config import read_config
     from asdic.device.identity import read_key
     from asdic.device.measurement import answering, measure_current, signed

@@ -14,8 +14,8 @@ from asdic.contract.errors import ConfigError, ReleaseError
 
 if TYPE_CHECKING:
     from asdic.contract.bench import BenchReport
-    from asdic.device.bench.benchmark import Settings
     from asdic.device.bench.frames import FrameSource
+    from asdic.device.bench.settings import Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 FLEET_VERBS: Final = MappingProxyType(
@@ -173,7 +173,8 @@ def run(
       asdic bench variants/x86-litert-int8 --against variants/x86-openvino-int8 --seconds 60
     """
     from asdic.contract.files import canonical_json
-    from asdic.device.bench.benchmark import Settings, run_benchmark
+    from asdic.device.bench.benchmark import run_benchmark
+    from asdic.device.bench.settings import Settings
 
     settings = Settings(
         against=against,

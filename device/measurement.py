@@ -9,8 +9,9 @@ from pathlib import Path
 from asdic.contract.bench import BenchReport
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import write_file
-from asdic.device.bench.benchmark import Origin, Settings, run_benchmark
+from asdic.device.bench.benchmark import run_benchmark
 from asdic.device.bench.frames import FrameSource
+from asdic.device.bench.settings import Origin, Settings
 from asdic.device.bench.signing import sign_result
 from asdic.device.config import StateFolder, read_config
 from asdic.device.identity import read_key

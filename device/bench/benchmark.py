@@ -11,88 +11,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from msgspec.structs import replace
-
-from asdic.contract.bench import Accuracy, Against, BenchReport, Measured, Run
-from asdic.contract.errors import ConfigError, IncompatibleTargetError
+from asdic.contract.bench import Against, BenchReport, Measured, Run
+from asdic.contract.errors import IncompatibleTargetError
 from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import target_named
 from asdic.contract.variant import Variant, read_variant
-from asdic.device.bench.bench import peak_memory_bytes
 from asdic.device.bench.clock import Clock, SystemClock
-from asdic.device.bench.cold import ColdPhase
-from asdic.device.bench.compare import MARGIN, RESTARTS, ComparePhase
-from asdic.device.bench.frames import FramesEndedError, FrameSource, frames_for
-from asdic.device.bench.phases import BurstPhase, PacedPhase, Stage, SustainedPhase, warm_up
+from asdic.device.bench.compare import ComparePhase
+from asdic.device.bench.frames import FramesEndedError, FrameSource
 from asdic.device.bench.preflight import MACHINES, disturbances, inspect_machine, is_emulated
+from asdic.device.bench.run import PhasedRun
 from asdic.device.bench.sensors import find_sensors
+from asdic.device.bench.settings import Origin, Settings
 from asdic.device.bench.telemetry import Recorder
 from asdic.device.bench.throttling import judge_throttling
 from asdic.device.runner.engine import usable_threads
-from asdic.device.runner.golden import check_golden
-from asdic.device.runner.runner import Runner
-
-WARM_UP_LIMIT_S: Final = 20.0
-WARM_UP_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is to be measured, and for how long.
-
-    Attributes:
-        seconds: The longest that the burst takes, and the paced run without ``minutes``; a
-            comparison takes this long in all.
-        minutes: How long the sustained run takes; it is paced if there is a frame rate.
-        fps: Frame rate of the paced run; None leaves it out.
-        deadline_ms: When a paced frame is late; None means the time between two frames.
-        threads: One run for each of these numbers; empty means one run with all usable ones.
-        cold_starts: How many fresh processes.
-        simulate: Use the runtime that stands in for the target's.
-        any_machine: Measure a variant of another architecture too.
-        against: Compare with this variant, instead of the phases.
-        restarts: Fresh processes of a comparison.
-        margin: A smaller difference is none.
-    """
-
-    seconds: float = 10.0
-    minutes: float = 0.0
-    fps: float | None = None
-    deadline_ms: float | None = None
-    threads: tuple[int, ...] = ()
-    cold_starts: int = 5
-    simulate: bool = False
-    any_machine: bool = False
-    against: Path | None = None
-    restarts: int = RESTARTS
-    margin: float = MARGIN
-
-    def __post_init__(self) -> None:
-        ranges = (
-            ("the burst takes", self.seconds, 1e-3, 86_400.0, "seconds"),
-            ("the sustained run takes", self.minutes, 0.0, 1_440.0, "minutes"),
-            ("the paced run takes", self.fps, 1e-3, 10_000.0, "frames a second"),
-            ("the deadline is", self.deadline_ms, 1e-3, 60_000.0, "ms"),
-            ("the fewest threads are", min(self.threads, default=None), 1, 1_024, ""),
-            ("the most threads are", max(self.threads, default=None), 1, 1_024, ""),
-            ("the cold starts are", self.cold_starts, 0, 100, ""),
-            ("the margin is", self.margin, 1e-4, 0.99, "of the time"),
-        )
-        for what, value, low, high, unit in ranges:
-            if value is not None and not low <= value <= high:
-                raise ConfigError(f"{what} {low:g} to {high:g} {unit}".rstrip() + f", not {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Which device, release and order a result speaks of; nothing on a server."""
-
-    device: str | None = None
-    version: str | None = None
-    manifest: str | None = None
-    order: str | None = None
 
 
 def run_benchmark(
@@ -100,7 +34,7 @@ def run_benchmark(
     settings: Settings,
     *,
     frames: FrameSource | None = None,
-    origin: Origin = Origin(),
+    origin: Origin = Origin(),  # noqa: B008 (frozen)
     clock: Clock | None = None,
     root: Path = Path("/"),
     on_phase: Callable[[str], None] = lambda _phase: None,
@@ -166,9 +100,6 @@ class _Session:
             self._compare(self.settings.against)
             return
         for threads in self.settings.threads or (usable_threads(),):
-            self.runs.append(Run(threads=threads))
-            self.recorder.forget_energy()
-            self._cold_start(threads)
             self._run(threads)
         self.recorder.read()
 
@@ -213,108 +144,24 @@ class _Session:
         self.recorder.enter(phase)
         self.on_phase(phase)
 
-    def _cold_start(self, threads: int) -> None:
-        if not self.settings.cold_starts:
-            return
-        self._enter("cold-start")
-        phase = ColdPhase(
+    def _run(self, threads: int) -> None:
+        self.recorder.forget_energy()
+        run = PhasedRun(
             folder=self.folder,
             variant=self.variant,
+            settings=self.settings,
+            frames=self.frames,
             clock=self.clock,
-            processes=self.settings.cold_starts,
-            threads=threads,
-            simulate=self.settings.simulate,
-            look=self.recorder.look,
+            recorder=self.recorder,
+            enter=self._enter,
+            done=Run(threads=threads),
         )
         try:
-            phase.run()
+            run.cold_start()
+            run.measure()
         finally:
-            self.runs[-1] = replace(self.runs[-1], cold_start=phase.result())
-
-    def _run(self, threads: int) -> None:
-        self._enter("load")
-        with Runner.open(self.folder, simulate=self.settings.simulate, threads=threads) as runner:
-            self.runtime = runner.facts()
-            self.runs[-1] = replace(self.runs[-1], load_s=runner.load_s)
-            stage = Stage(
-                infer=runner.predict,
-                frames=self.frames or frames_for(runner, self.folder),
-                clock=self.clock,
-                recorder=self.recorder,
-            )
-            try:
-                self._phases(stage)
-                self._accuracy(runner)
-            finally:
-                self.runs[-1] = replace(self.runs[-1], memory_bytes=peak_memory_bytes())
-
-    def _phases(self, stage: Stage) -> None:
-        settings = self.settings
-        self._enter("warm-up")
-        limit_s = min(WARM_UP_LIMIT_S, settings.seconds * WARM_UP_SHARE)
-        self.runs[-1] = replace(self.runs[-1], warm_up=warm_up(stage, limit_s=limit_s))
-        self._burst(BurstPhase(stage, limit_s=settings.seconds))
-        if settings.fps is not None:
-            self._paced(
-                PacedPhase(
-                    stage,
-                    fps=settings.fps,
-                    seconds=settings.minutes * 60 or settings.seconds,
-                    deadline_ms=settings.deadline_ms,
-                )
-            )
-        elif settings.minutes:
-            self._sustained(SustainedPhase(stage, seconds=settings.minutes * 60))
-
-    def _burst(self, phase: BurstPhase) -> None:
-        self._enter("burst")
-        try:
-            phase.run()
-        finally:
-            if len(phase.series):
-                self.runs[-1] = replace(self.runs[-1], burst=phase.result())
-                self._energy("burst", phase.series.seen)
-
-    def _paced(self, phase: PacedPhase) -> None:
-        self._enter("paced")
-        try:
-            phase.run()
-        finally:
-            if len(phase.series):
-                sustained = phase.sustained() if self.settings.minutes else None
-                self.runs[-1] = replace(self.runs[-1], paced=phase.result(), sustained=sustained)
-                self._energy("paced", phase.series.seen)
-
-    def _sustained(self, phase: SustainedPhase) -> None:
-        self._enter("sustained")
-        try:
-            phase.run()
-        finally:
-            if len(phase.series):
-                self.runs[-1] = replace(self.runs[-1], sustained=phase.result())
-                self._energy("sustained", phase.series.seen)
-
-    def _energy(self, phase: str, inferences: int) -> None:
-        self.recorder.read()
-        found = self.recorder.energy(phase, inferences)
-        self.runs[-1] = replace(self.runs[-1], energy=(*self.runs[-1].energy, *found))
-
-    def _accuracy(self, runner: Runner) -> None:
-        if self.variant.golden is None:
-            return
-        self._enter("accuracy")
-        found = check_golden(runner, self.folder)
-        accuracy = Accuracy(
-            metric=found.metric,
-            measured=found.measured,
-            limit=found.limit,
-            samples=len(found.per_sample),
-            outputs_checked=found.outputs_checked,
-            worst_difference=found.worst_difference,
-            passed=found.passed,
-            reason=found.reason,
-        )
-        self.runs[-1] = replace(self.runs[-1], accuracy=accuracy)
+            self.runs.append(run.done)
+            self.runtime = run.runtime or self.runtime
 
     def _compare(self, other: Path) -> None:
         variant = self._read(other)

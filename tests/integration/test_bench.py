@@ -32,9 +32,10 @@ from asdic.contract.errors import (
 from asdic.contract.files import canonical_json
 from asdic.contract.variant import VARIANT_FILE, encode_variant, read_variant
 from asdic.device.bench.bench import bench_folder, compare, measure, peak_memory_bytes
-from asdic.device.bench.benchmark import Settings, run_benchmark
+from asdic.device.bench.benchmark import run_benchmark
 from asdic.device.bench.clock import SystemClock
 from asdic.device.bench.frames import LiveFrames, RepeatedFrames
+from asdic.device.bench.settings import Settings
 from asdic.device.runner.openvino import build_of
 from asdic.device.runner.preprocess import prepare_image
 from asdic.device.runner.runner import Runner
