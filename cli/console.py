@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -36,7 +38,7 @@ class LazyGroup(click.Group):
 def run(command: click.Command, name: str) -> int:
     """Run ``command`` and return its exit code: 0 done, 1 expected failure, 2 usage."""
     try:
-        command.main(prog_name=name, standalone_mode=False)
+        _invoke(command, name)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
@@ -59,6 +61,23 @@ def run(command: click.Command, name: str) -> int:
         click.echo(f"{name}: {where}{error.strerror or error}", err=True)
         return 1
     return 0
+
+
+def _invoke(command: click.Command, name: str) -> None:
+    try:
+        command.main(prog_name=name, standalone_mode=False)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if (extra := _extra_with(package)) is None:
+            raise
+        raise MissingPackageError(package, extra) from error
+
+
+def _extra_with(package: str) -> str | None:
+    """Return an extra of asdic that brings ``package``, or None where none does."""
+    pattern = re.compile(rf"{re.escape(package)}\b.*extra == [\"']([a-z-]+)[\"']", re.IGNORECASE)
+    found = (pattern.match(line) for line in importlib.metadata.requires("asdic") or ())
+    return next((match[1] for match in found if match), None)
 
 
 def print_json(value: object) -> None:

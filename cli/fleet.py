@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from asdic.cli.console import print_json, print_table
 from asdic.contract.errors import AsdicError, MissingPackageError
-from asdic.fleet.client import FleetClient
-from asdic.fleet.view import RolloutView
+
+if TYPE_CHECKING:
+    from asdic.fleet.client import FleetClient
+    from asdic.fleet.view import RolloutView
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

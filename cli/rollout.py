@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asdic.cli.console import print_json, print_table
 from asdic.cli.fleet import fleet_option, json_option, print_rollout
 from asdic.contract.errors import ConfigError
-from asdic.fleet.client import FleetClient
-from asdic.fleet.view import RolloutView, describe_event
+
+if TYPE_CHECKING:
+    from asdic.fleet.client import FleetClient
 
 
 @click.group()
@@ -34,6 +35,9 @@ def rollout() -> None:
 @json_option
 def list_(fleet: Path, as_json: bool) -> None:
     """List all rollouts, the newest first."""
+    from asdic.fleet.client import FleetClient
+    from asdic.fleet.view import RolloutView
+
     rollouts = FleetClient(fleet).get("rollouts", list[RolloutView])
     if as_json:
         print_json(rollouts)
@@ -62,6 +66,9 @@ def list_(fleet: Path, as_json: bool) -> None:
 @json_option
 def show(rollout_id: str | None, fleet: Path, as_json: bool) -> None:
     """Show a rollout with its devices and what happened."""
+    from asdic.fleet.client import FleetClient
+    from asdic.fleet.view import RolloutView, describe_event
+
     client = FleetClient(fleet)
     view = client.get(f"rollouts/{_id(client, rollout_id)}", RolloutView)
     if as_json:
@@ -77,6 +84,9 @@ def _steering(action: str, text: str) -> click.Command:
     @fleet_option
     @json_option
     def steer(rollout_id: str | None, fleet: Path, as_json: bool) -> None:
+        from asdic.fleet.client import FleetClient
+        from asdic.fleet.view import RolloutView
+
         client = FleetClient(fleet)
         view = client.post(f"rollouts/{_id(client, rollout_id)}/{action}", {}, RolloutView)
         if as_json:

@@ -108,7 +108,13 @@ def _web(fleet: Fleet, token: str, port: int) -> Iterator[str]:
     listener = _listen(port)
     server = uvicorn.Server(
         uvicorn.Config(
-            web_app(fleet, token), log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+            web_app(fleet, token),
+            # None: uvicorn's own would shut down every logging handler of this process.
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
         )
     )
     thread = threading.Thread(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import asdic.training  # noqa: F401 - it sets how torch's threads wait, before any test imports torch
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 settings.register_profile("asdic", deadline=None, derandomize=bool(os.environ.get("CI")))

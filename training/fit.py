@@ -40,7 +40,7 @@ WARM_UP: Final = 0.1
 HELD_BACK: Final = 0.15
 """The share of the groups in ``train`` that chooses the best epoch and is not learnt from."""
 
-IMAGES_SEEN: Final = 10_000
+IMAGES_SEEN: Final = 8_000
 EPOCHS: Final = (10, 60)
 
 Progress = Callable[["Epoch", int], None]

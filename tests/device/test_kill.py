@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from asdic.contract.messages import UpdateState
+from asdic.device.application import Application
 from tests.support.boxes import PATIENCE_S, Box, runs
 from tests.support.yard import Yard
 
@@ -125,6 +126,51 @@ def test_a_killed_rollback_ends_on_the_old_release(
     assert box.stop() == 0
     assert status.journal.refusal is not None
     assert status.journal.refusal.code == "unhealthy"
+    check_whole(box)
+
+
+def test_an_update_killed_while_an_exam_holds_it_back_goes_on_after_it(
+    yard: Yard, template: Path, tmp_path: Path
+) -> None:
+    box = copy_of(template, tmp_path)
+    stick = yard.stick(NEW)
+    box.start()
+    box.wait_until_runs(OLD)
+    with Application.connect(box.state.path) as program:
+        program.busy(3600.0)
+    assert box.stop() == 0
+    die(box, "after", UpdateState.DEFERRED, stick)
+    box.start()
+    box.wait_until_runs(OLD)
+    with Application.connect(box.state.path) as program:
+        program.busy(0.0)
+    box.wait_until_runs(NEW)
+    box.wait_for_state(UpdateState.COMMITTED)
+    assert box.stop() == 0
+    check_whole(box)
+
+
+def test_a_box_killed_when_it_has_refused_an_offer_runs_on(
+    yard: Yard, template: Path, tmp_path: Path
+) -> None:
+    box = copy_of(template, tmp_path)
+    stranger = Yard(tmp_path / "stranger")
+    stranger.add(NEW)
+    die(box, "after", UpdateState.REJECTED, stranger.stick(NEW))
+    box.start()
+    box.wait_until_runs(OLD)
+    assert box.stop() == 0
+    check_whole(box)
+
+
+def test_a_box_killed_at_rest_runs_what_it_ran(yard: Yard, template: Path, tmp_path: Path) -> None:
+    box = copy_of(template, tmp_path)
+    box.start()
+    box.wait_until_runs(OLD)
+    box.kill()
+    box.start()
+    box.wait_until_runs(OLD)
+    assert box.stop() == 0
     check_whole(box)
 
 
