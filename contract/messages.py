@@ -74,7 +74,8 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What runs the model: runtime, version, and the CPU features that change its results.
 
     ``delegate`` is what computes inside the runtime, with its version; None where a device did
-    not say.
+    not say. ``plan`` names what the machine built from the model, and what it was built for; None
+    where the runtime takes the file as it is.
     """
 
     runtime: str
@@ -82,6 +83,7 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
     delegate: str | None = None
     cpu_features: tuple[str, ...] = ()
     simulated: bool = False
+    plan: str | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +96,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the golden check and the short benchmark measured on the device."""
+    """What the golden check and the short benchmark measured on the device, and what ran them."""
 
     outputs_checked: int
     worst_difference: float
@@ -104,6 +106,7 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms_p50: float
     load_s: float
     memory_bytes: int
+    runtime: RuntimeFacts | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,7 +144,10 @@ class Agent:
             return CurrentRelease()
         release = self._store.release(digest)
         return CurrentRelease(
-            manifest=release.manifest, version=release.version, folder=str(release.folder)
+            manifest=release.manifest,
+            version=release.version,
+            folder=str(release.folder),
+            cache=str(self._store.cache_folder(digest)),
         )
 
 

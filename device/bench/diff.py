@@ -11,6 +11,7 @@ import msgspec
 
 from asdic.contract.bench import BenchReport, Percentile, Run
 from asdic.contract.errors import ConfigError
+from asdic.contract.messages import RuntimeFacts
 
 _BUDGET: Final = re.compile(r"([a-z0-9.-]+)=([+-]?[0-9]+(?:\.[0-9]+)?)(%?)")
 _PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -104,7 +105,7 @@ def differing_conditions(before: BenchReport, after: BenchReport) -> tuple[str, 
     """Return, as sentences, what else differs between the results or disturbed one."""
     pairs = {
         "processor": (before.machine.processor, after.machine.processor),
-        "runtime": (before.runtime, after.runtime),
+        "runtime": (_without_plan(before), _without_plan(after)),
         "governors": (before.machine.governors, after.machine.governors),
         "power mode": (before.machine.power_mode, after.machine.power_mode),
         "stand-ins": ((before.simulated, before.emulated), (after.simulated, after.emulated)),
@@ -118,6 +119,11 @@ def differing_conditions(before: BenchReport, after: BenchReport) -> tuple[str, 
             if one.interrupted or one.ended
         ),
     )
+
+
+def _without_plan(report: BenchReport) -> RuntimeFacts | None:
+    """Return what ran the model, without what was built from it: that is another for each model."""
+    return report.runtime and msgspec.structs.replace(report.runtime, plan=None)
 
 
 def _percentile(q: float) -> Callable[[Run], Percentile | None]:

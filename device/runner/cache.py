@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "ASDIC_CACHE"
+COMPILED_LIMIT_BYTES: Final = 2 << 30
+
+
+def keep_in(folder: Path) -> None:
+    """Let this process keep what it compiles in ``folder``: the agent has one for each release."""
+    os.environ[VARIABLE] = str(folder)
 
 
 def cache_folder(name: str) -> Path | None:

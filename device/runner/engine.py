@@ -60,6 +60,17 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class BuiltEngine(Engine, Protocol):
+    """An engine that runs what this machine built from the model.
+
+    Attributes:
+        plan: Names what was built, and all that it depends on: it changes with either.
+    """
+
+    plan: str
+
+
+@runtime_checkable
 class AsyncEngine(Engine, Protocol):
     """An engine that can be given the next inputs while it works on the last ones.
 

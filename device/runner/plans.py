@@ -15,10 +15,10 @@ import msgspec
 
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, read_bounded, write_file
+from asdic.device.runner.cache import COMPILED_LIMIT_BYTES
 from asdic.device.runner.cuda import Cuda
 
 PLANS_KEPT: Final = 4
-PLAN_LIMIT_BYTES: Final = 2 << 30
 FACT_LIMIT_CHARACTERS: Final = 200
 # What the plan was built with; a change of these settings is a change of this word.
 SETTINGS: Final = "strongly-typed/1"
@@ -79,7 +79,7 @@ class PlanCache:
         if self._folder is None:
             return None
         try:
-            stored = read_bounded(self._folder / f"{fingerprint.name}.plan", PLAN_LIMIT_BYTES)
+            stored = read_bounded(self._folder / f"{fingerprint.name}.plan", COMPILED_LIMIT_BYTES)
         except AsdicError:
             return None
         digest, plan = stored[:32], stored[32:]

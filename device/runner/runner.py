@@ -31,7 +31,7 @@ from asdic.contract.variant import (
     Variant,
     read_variant,
 )
-from asdic.device.runner.engine import Engine, Tensors, cpu_features, open_engine
+from asdic.device.runner.engine import BuiltEngine, Engine, Tensors, cpu_features, open_engine
 from asdic.device.runner.postprocess import Prediction, interpret
 from asdic.device.runner.preprocess import Preparation
 from asdic.device.runner.stream import STALL_S, WAITING, FrameSource, Keep, Stages, Stream
@@ -294,6 +294,7 @@ def _facts(engine: Engine, variant: Variant | None) -> RuntimeFacts:
         delegate=engine.delegate,
         cpu_features=cpu_features(),
         simulated=variant is not None and engine.runtime is not variant.runtime,
+        plan=engine.plan if isinstance(engine, BuiltEngine) else None,
     )
 
 

@@ -10,6 +10,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/10.3.0/developer-guide/
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import math
@@ -44,6 +45,7 @@ class TensorRtEngine:
 
     Attributes:
         fingerprint: What its plan depends on.
+        plan: The fingerprint's name and the plan's digest, as in ``BuiltEngine``.
         is_new: Whether the plan was built now: nothing has gated it yet.
     """
 
@@ -75,6 +77,7 @@ class TensorRtEngine:
                 plan = build_plan(library, self._log, model, path, threads)
                 self.build = Build(from_cache=False, seconds=time.perf_counter() - started)
                 cache.write(self.fingerprint, plan)
+            self.plan = f"{self.fingerprint.name}:{hashlib.sha256(plan).hexdigest()}"
             self._open(library, plan, path)
         except BaseException:
             self.close()

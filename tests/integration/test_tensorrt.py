@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -21,12 +22,16 @@ from asdic.device.runner.engine import open_engine
 from asdic.device.runner.plans import PLANS_KEPT, Fingerprint, PlanCache, fingerprint_of
 from asdic.device.runner.runner import Runner
 from asdic.device.runner.tensorrt import TensorRtEngine, build_plan, log_of
+from asdic.device.update.machine import Machine
+from asdic.device.update.trial import measure_candidate
 from tests.conftest import missing
 from tests.support.models import SIDE, labelled_discs, make_tiny_variant
 from tests.support.tensorrt_double import CudaDouble, DataType, WrongOrderError, make_tensorrt
 from tests.support.tensorrt_double import Runtime as RuntimeDouble
 
 IMAGE, MASK = labelled_discs(1)[0]
+# Another plan, though the same model: protobuf passes over what it does not know.
+UNKNOWN_FIELD = b"\xf8\x7f\x00"
 BUILD = [
     *("Builder", "create_network", "OnnxParser", "parse", "create_builder_config"),
     "build_serialized_network",
@@ -131,6 +136,45 @@ def test_the_first_start_says_how_long_it_built_and_who_computes(variant, tensor
     assert engine.build.seconds > 0
     assert engine.delegate == f"TensorRT {tensorrt.__version__}"
     engine.close()
+
+
+@pytest.fixture
+def trial(variant, tensorrt, tmp_path, monkeypatch):
+    """What a trial found that kept its plan in a release's own folder."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "gated"))
+    found = measure_candidate(variant, baseline=None, simulate=False, seconds=0.05)
+    assert tensorrt.calls.count("build_serialized_network") == 1
+    tensorrt.calls.clear()
+    return found
+
+
+def test_the_plan_that_the_trial_built_is_the_one_that_the_runner_loads(variant, tensorrt, trial):
+    with Runner.open(variant) as runner:
+        assert tensorrt.calls == LOAD
+        assert runner.facts() == trial.runtime
+        assert not Machine(system="", trial=trial.runtime).differs("", runner.facts())
+
+
+def test_a_plan_for_a_new_driver_is_another_machine_at_the_gate(variant, tensorrt, trial, cuda):
+    cuda.driver = 12080
+    with Runner.open(variant) as runner:
+        assert tensorrt.calls == BUILD + LOAD
+        assert Machine(system="", trial=trial.runtime).differs("", runner.facts())
+        rebuilt = runner.facts()
+    tensorrt.calls.clear()
+    again = measure_candidate(variant, baseline=None, simulate=False, seconds=0.05)
+    assert "build_serialized_network" not in tensorrt.calls
+    assert again.runtime == rebuilt
+
+
+def test_a_plan_that_nothing_has_gated_is_another_machine_at_the_gate(
+    variant, tensorrt, trial, tmp_path
+):
+    (plan,) = (tmp_path / "gated" / "tensorrt").glob("*.plan")
+    stored = plan.read_bytes()[32:] + UNKNOWN_FIELD
+    plan.write_bytes(hashlib.sha256(stored).digest() + stored)
+    with Runner.open(variant) as runner:
+        assert Machine(system="", trial=trial.runtime).differs("", runner.facts())
 
 
 def test_a_damaged_plan_is_built_anew_and_never_loaded(variant, tensorrt, tmp_path):
