@@ -38,12 +38,15 @@ contracts: $(VENV)/.dev
 
 debian:
 	$(call apt_install,chromium,chromium,the browser)
+	$(call apt_install,proot,proot,the arm64 box)
+	$(call apt_install,qemu-aarch64-static,qemu-user-static,the arm64 box)
 
 tests: $(VENV)/.dev debian
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.cli_reference docs/cli.md
+	$(BIN)/python -m tests.support.bench_schema docs/bench.schema.json
 
 clean:
 	rm -rf $(VENV) build demo .typecheck .coverage*

@@ -15,6 +15,7 @@ VERBS: Final = MappingProxyType(
         "train": "asdic.cli.train:train",
         "quantize": "asdic.cli.quantize:quantize",
         "bench": "asdic.cli.bench:bench",
+        "qualify": "asdic.cli.qualify:qualify",
         "pack": "asdic.cli.pack:pack",
         "sign": "asdic.cli.sign:sign",
         "inspect": "asdic.cli.inspect:inspect",

@@ -71,12 +71,19 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs the model: runtime, version, and the CPU features that change its results."""
+    """What runs the model: runtime, version, and the CPU features that change its results.
+
+    ``delegate`` is what computes inside the runtime, with its version; None where a device did
+    not say. ``plan`` names what the machine built from the model, and what it was built for; None
+    where the runtime takes the file as it is.
+    """
 
     runtime: str
     version: str
+    delegate: str | None = None
     cpu_features: tuple[str, ...] = ()
     simulated: bool = False
+    plan: str | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +96,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the golden check and the short benchmark measured on the device."""
+    """What the golden check and the short benchmark measured on the device, and what ran them."""
 
     outputs_checked: int
     worst_difference: float
@@ -99,6 +106,7 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms_p50: float
     load_s: float
     memory_bytes: int
+    runtime: RuntimeFacts | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,8 +238,13 @@ def offer_topic(device: str) -> str:
     return f"{PREFIX}/{device}/down/offer"
 
 
+def bench_topic(device: str) -> str:
+    """Return the retained topic of a device's benchmark order; an empty payload withdraws it."""
+    return f"{PREFIX}/{device}/down/bench"
+
+
 def up_topic(device: str, what: str) -> str:
-    """Return one of a device's own topics: presence, reported, progress, missing."""
+    """Return one of a device's own topics: presence, reported, progress, missing, bench."""
     return f"{PREFIX}/{device}/up/{what}"
 
 

@@ -123,13 +123,29 @@ def sign_envelope(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> 
     )
 
 
-def open_envelope(data: bytes, payload_type: str, public_key_hex: str) -> bytes:
+def claimed_type(data: bytes, *, limit_bytes: int = ENVELOPE_LIMIT_BYTES) -> str | None:
+    """Return which type an envelope says it is of, or None; nothing has vouched for it yet."""
+    if len(data) > limit_bytes:
+        return None
+    try:
+        return parse_json(data, Envelope, what="the signed message").payload_type
+    except ConfigError:
+        return None
+
+
+def open_envelope(
+    data: bytes,
+    payload_type: str,
+    public_key_hex: str,
+    *,
+    limit_bytes: int = ENVELOPE_LIMIT_BYTES,
+) -> bytes:
     """Return the payload of an envelope that the holder of the key signed.
 
     Raises:
         ReleaseError: It is not an envelope, is of another type, or no signature is by this key.
     """
-    if len(data) > ENVELOPE_LIMIT_BYTES:
+    if len(data) > limit_bytes:
         raise ReleaseError(f"a signed message of {len(data)} bytes is larger than asdic accepts")
     try:
         envelope = parse_json(data, Envelope, what="the signed message")

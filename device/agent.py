@@ -20,10 +20,12 @@ from asdic.contract.errors import AsdicError, ConfigError
 from asdic.device.application import ApplicationSocket, CurrentRelease
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.identity import read_key
-from asdic.device.link import Arrival, ChunkArrived, Connected, Link, OfferArrived
+from asdic.device.link import Arrival, BenchOrdered, ChunkArrived, Connected, Link, OfferArrived
+from asdic.device.orders import BenchOrders
 from asdic.device.reports import Reporter
 from asdic.device.supervisor import Supervisor
 from asdic.device.update.journal import Journal
+from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 from asdic.device.update.update import Update
@@ -64,6 +66,7 @@ class Agent:
             state.application, self._current, busy_limit_s=config.timing.busy_limit_s
         )
         self._reporter = Reporter(state, config, read_key(state), storage, link.send_report)
+        self._orders = BenchOrders(state, config.device, storage=storage, send=link.send_bench)
         self._tick_s = config.timing.tick_s
         self.update = Update(
             state,
@@ -83,6 +86,7 @@ class Agent:
             stack.callback(self._link.close)
             self._link.start()
             stack.callback(self.update.stop)
+            stack.callback(self._orders.stop)
             if self._supervisor is not None:
                 stack.callback(self._supervisor.stop)
             self._guarded(self.update.resume)
@@ -99,6 +103,8 @@ class Agent:
         if self._supervisor is not None:
             self._supervisor.tick()
         self.update.tick()
+        has_time = not self._socket.is_busy() and self.update.journal.state in FINAL
+        self._orders.tick(may_run=has_time)
         self._reporter.report_news(self.update.journal, self._socket.program())
 
     def _take(self, arrival: Arrival) -> None:
@@ -106,6 +112,9 @@ class Agent:
             case Connected():
                 self._report(self.update.journal)
                 self.update.connected()
+                self._orders.send_again()
+            case BenchOrdered():
+                self._orders.take(arrival.data)
             case OfferArrived():
                 self.update.take_offer(arrival.data, again=self._again)
             case ChunkArrived():
@@ -135,7 +144,10 @@ class Agent:
             return CurrentRelease()
         release = self._store.release(digest)
         return CurrentRelease(
-            manifest=release.manifest, version=release.version, folder=str(release.folder)
+            manifest=release.manifest,
+            version=release.version,
+            folder=str(release.folder),
+            cache=str(self._store.cache_folder(digest)),
         )
 
 

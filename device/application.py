@@ -80,11 +80,16 @@ Call: TypeAlias = CurrentCall | BusyCall | LoadedCall | HealthCall
 
 
 class CurrentRelease(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to every call: what to run now; no manifest means no model."""
+    """The answer to every call: what to run now; no manifest means no model.
+
+    ``cache`` is the folder for what this machine builds from the release (``$ASDIC_CACHE`` of
+    ``asdic-runner``): what the trial has built there is what the gate has checked.
+    """
 
     manifest: str | None = None
     version: str | None = None
     folder: str | None = None
+    cache: str | None = None
     error: str = ""
 
 

@@ -115,6 +115,21 @@ class StateFolder:
         return self.path / "application"
 
     @property
+    def bench_order(self) -> Path:
+        """The manager's benchmark order in hand, as it came."""
+        return self.path / "bench" / "order.json"
+
+    @property
+    def bench_result(self) -> Path:
+        """The signed answer to it, until the manager has stored it."""
+        return self.path / "bench" / "result.json"
+
+    @property
+    def bench_floor(self) -> Path:
+        """When the newest order that was taken was issued; older ones are never run."""
+        return self.path / "bench" / "floor.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the agent that works on this folder."""
         return self.path / "agent.lock"

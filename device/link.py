@@ -28,6 +28,7 @@ from asdic.contract.messages import (
     Missing,
     Presence,
     Progress,
+    bench_topic,
     chunk_count,
     chunks_filter,
     offer_topic,
@@ -68,7 +69,14 @@ class ChunkArrived:
     data: bytes
 
 
-Arrival: TypeAlias = Connected | OfferArrived | ChunkArrived
+@dataclass(frozen=True)
+class BenchOrdered:
+    """A benchmark order; empty bytes withdraw the last one."""
+
+    data: bytes
+
+
+Arrival: TypeAlias = Connected | OfferArrived | ChunkArrived | BenchOrdered
 
 
 class Link(BlobSource, Protocol):
@@ -82,6 +90,9 @@ class Link(BlobSource, Protocol):
 
     def send_report(self, envelope: bytes) -> None:
         """Send a signed report, which replaces the last one; it may get lost."""
+
+    def send_bench(self, envelope: bytes) -> None:
+        """Send a signed benchmark result; it may get lost."""
 
     def close(self) -> None:
         """Say goodbye and stop."""
@@ -144,6 +155,10 @@ class MqttLink:
         """Publish the report, retained."""
         self._publish("reported", envelope, retain=True)
 
+    def send_bench(self, envelope: bytes) -> None:
+        """Publish the result."""
+        self._publish("bench", envelope, retain=False)
+
     def close(self) -> None:
         """Say that this device is offline, and disconnect."""
         if self._client.is_connected():
@@ -181,7 +196,8 @@ class MqttLink:
         self._complained = False
         log.info("connected to the broker at %s:%d", self._address.host, self._address.port)
         repairs = repair_topic(self._device, "+", 0).removesuffix("0") + "+"
-        for name in (offer_topic(self._device), repairs, *tuple(self._followed)):
+        orders = bench_topic(self._device)
+        for name in (offer_topic(self._device), orders, repairs, *tuple(self._followed)):
             client.subscribe(name, qos=1)
         self._publish("presence", canonical_json(Presence(online=True)), retain=True)
         self._put(Connected())
@@ -203,6 +219,8 @@ class MqttLink:
     def _arrival(self, message: mqtt.MQTTMessage) -> Arrival | None:
         if message.topic == offer_topic(self._device):
             return OfferArrived(bytes(message.payload))
+        if message.topic == bench_topic(self._device):
+            return BenchOrdered(bytes(message.payload))
         chunk = parse_chunk_topic(message.topic)
         if chunk is None or len(message.payload) > CHUNK_BYTES:
             return None
@@ -294,6 +312,9 @@ class FolderLink:
         self._chunks[f"sha256:{missing.blob}"] = deque(wanted)
 
     def send_report(self, envelope: bytes) -> None:
+        """Nobody is there to hear it."""
+
+    def send_bench(self, envelope: bytes) -> None:
         """Nobody is there to hear it."""
 
     def close(self) -> None:

@@ -116,6 +116,28 @@ events = Table(
 )
 
 
+bench_orders = Table(
+    "bench_orders",
+    METADATA,
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("id", String(32), nullable=False),
+    Column("issued_s", Float, nullable=False),
+    Column("envelope", Text, nullable=False),
+)
+
+bench_results = Table(
+    "bench_results",
+    METADATA,
+    Column("digest", String(71), primary_key=True),
+    Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("version", String(64), index=True),
+    Column("target", String(64), nullable=False),
+    Column("received_s", Float, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("figures", JSON, nullable=False),
+)
+
+
 class Database:
     """The open database. Reading never waits for writing; one transaction writes at a time."""
 

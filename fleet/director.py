@@ -41,7 +41,7 @@ class Director:
         self.folder = folder
         self._clock = clock
         self._lifetimes = lifetimes or Lifetimes()
-        self._keys = KeyFolder(folder / "keys")
+        self.keys = self._keys = KeyFolder(folder / "keys")
         self._roots = RootChain(folder, self._lifetimes.root)
         if not self._roots.paths():
             self._keys.create()

@@ -22,7 +22,7 @@ from asdic.contract.messages import (
     check_device_id,
 )
 from asdic.contract.target import target_named
-from asdic.contract.trust import open_envelope, proof_of
+from asdic.contract.trust import ENVELOPE_LIMIT_BYTES, open_envelope, proof_of
 from asdic.fleet.database import Database, devices, reports, tokens, upsert
 
 log: Final = logging.getLogger(__name__)
@@ -119,7 +119,13 @@ class Inventory:
         return report
 
     def open_message(
-        self, device_id: str, envelope: bytes, payload_type: str, kind: type[_T]
+        self,
+        device_id: str,
+        envelope: bytes,
+        payload_type: str,
+        kind: type[_T],
+        *,
+        limit_bytes: int = ENVELOPE_LIMIT_BYTES,
     ) -> _T | None:
         """Return a message that the device signed; a bad one is logged, counted and left out."""
         device = self._row(device_id)
@@ -127,7 +133,9 @@ class Inventory:
             log.warning("a message from %s, which is not enrolled", device_id)
             return None
         try:
-            payload = open_envelope(envelope, payload_type, device.public_key)
+            payload = open_envelope(
+                envelope, payload_type, device.public_key, limit_bytes=limit_bytes
+            )
             return parse_json(payload, kind, what=f"a message of {device_id}")
         except AsdicError as error:
             self._count_refused(device_id, error)

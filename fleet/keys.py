@@ -48,6 +48,10 @@ class KeyFolder:
         Raises:
             ConfigError: It is missing, or not an unencrypted Ed25519 key in PEM.
         """
+        return CryptoSigner(self.private_key(role))
+
+    def private_key(self, role: str) -> Ed25519PrivateKey:
+        """Return the key of ``role``, for what is signed beside TUF; raises as ``signer`` does."""
         path = self.path(role)
         if not path.is_file():
             raise ConfigError(f"the {role} key is missing: expected it at {path}")
@@ -57,4 +61,4 @@ class KeyFolder:
             raise ConfigError(f"{path} is not an unencrypted private key in PEM") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"{path} holds another kind of key; expected Ed25519")
-        return CryptoSigner(key)
+        return key

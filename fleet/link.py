@@ -15,7 +15,7 @@ from asdic.contract.messages import up_topic
 from asdic.fleet.broker import Address
 
 _RECONNECT_S: Final = (1, 30)
-_CHANNELS: Final = ("reported", "progress", "missing", "presence")
+_CHANNELS: Final = ("reported", "progress", "missing", "presence", "bench")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from asdic.contract.bench import BenchOrder
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json, parse_json
 from asdic.contract.messages import (
@@ -45,6 +46,7 @@ from asdic.fleet.decision import (
 from asdic.fleet.director import Director
 from asdic.fleet.inventory import Device, Inventory
 from asdic.fleet.link import Connected, MqttLink, Received
+from asdic.fleet.measurements import BenchWish, Measurements
 from asdic.fleet.offers import Offers
 from asdic.fleet.records import RolloutRecords
 from asdic.fleet.rollout import Rollout, advance, move
@@ -89,6 +91,9 @@ class Fleet:
         self.director = Director(config.state / DIRECTOR_FOLDER)
         self._link = MqttLink(broker)
         self.offers = Offers(config.releases, self.director, self._link)
+        self.measurements = Measurements(
+            self._database, self.inventory, self.director.keys, self._link
+        )
         self.transfer = Transfer(self._blob_path, self._link, config.transfer)
         self._reports = self.inventory.reports()
         self._watched = {one.id: one for one in self.records.all() if one.is_watched}
@@ -220,6 +225,15 @@ class Fleet:
             served = [device for device in chosen if device.target in release.variants]
             return {device.id: self._exported(layout, release, device) for device in served}
 
+    def bench(self, wish: BenchWish) -> tuple[BenchOrder, ...]:
+        """Ask devices to measure what they run.
+
+        Raises:
+            ConfigError: A device is unknown, or the times make no sense.
+        """
+        with self._lock:
+            return self.measurements.order(wish, time.time())
+
     def _exported(self, layout: Layout, release: Release, device: Device) -> bytes:
         standing = self.offers.standing_rollout(device.id)
         exported = self.offers.export(layout, release, device)
@@ -267,7 +281,9 @@ class Fleet:
         for rollout in tuple(self._watched.values()):
             if rollout.is_open:
                 self._issue_missing(rollout)
-        self.offers.publish_standing(device.id for device in self.inventory.all())
+        devices = [device.id for device in self.inventory.all()]
+        self.offers.publish_standing(devices)
+        self.measurements.publish_standing(devices)
 
     def _on_report(self, device: str, payload: bytes) -> None:
         report = self.inventory.accept_report(device, payload, time.time())
@@ -287,6 +303,9 @@ class Fleet:
         missing = self.inventory.open_message(device, payload, MISSING_TYPE, Missing)
         if missing is not None:
             self.transfer.on_missing(device, missing, time.monotonic())
+
+    def _on_bench(self, device: str, payload: bytes) -> None:
+        self.measurements.accept(device, payload, time.time())
 
     def _advance(self, rollout_id: str) -> None:
         rollout = self._watched.get(rollout_id)
@@ -347,6 +366,7 @@ _CHANNELS: Final[Mapping[str, Callable[[Fleet, str, bytes], None]]] = MappingPro
         "presence": Fleet._on_presence,
         "progress": Fleet._on_progress,
         "missing": Fleet._on_missing,
+        "bench": Fleet._on_bench,
     }
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from asdic.fleet.inventory import Device
+from asdic.fleet.measurements import BenchView
 from asdic.fleet.records import Event
 from asdic.fleet.rollout import Rollout
 from asdic.fleet.stage import MemberState
@@ -82,6 +83,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceView, ...]
     rollouts: tuple[RolloutView, ...]
     rollouts_in_all: int
+    benchmarks: tuple[BenchView, ...] = ()
     broker: str
     time_s: float
 

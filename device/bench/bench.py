@@ -1,26 +1,26 @@
-"""How fast a variant is on this machine: measured here, and said with its conditions.
+"""How fast a variant is, in a second or two: for the gate on a device and in the quantizer.
+
+The whole benchmark, for people, is ``benchmark.py``.
 
 One inference is what a caller sees: preprocessing, model and postprocessing together.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import msgspec
-import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.messages import RuntimeFacts
-from asdic.contract.target import Architecture, target_named
-from asdic.contract.variant import ImageInput
+from asdic.contract.target import target_named
+from asdic.device.bench.frames import frames_for
+from asdic.device.bench.preflight import is_emulated
 from asdic.device.bench.statistics import (
     median_interval,
     median_ratio,
@@ -28,7 +28,7 @@ from asdic.device.bench.statistics import (
     percentile_or_none,
 )
 from asdic.device.runner.engine import usable_threads
-from asdic.device.runner.golden import GoldenResult, check_golden, read_golden
+from asdic.device.runner.golden import GoldenResult, Inputs, check_golden
 from asdic.device.runner.runner import Runner
 
 WINDOW: Final = 10
@@ -37,11 +37,6 @@ WARM_UP_SHARE: Final = 0.25
 STABLE_WITHIN: Final = 0.05
 SAMPLES_LIMIT: Final = 1_000_000
 PAIRS_LIMIT: Final = 2_000
-
-_MACHINES: Final = {"x86_64": Architecture.X86_64, "aarch64": Architecture.ARM64}
-_KERNEL_MACHINE: Final = Path("/proc/sys/kernel/arch")
-
-Inputs: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +118,7 @@ def measure(
         memory_bytes=peak_memory_bytes(),
         threads=usable_threads() if threads is None else threads,
         runtime=runner.facts(),
-        emulated=_emulated(target_named(variant.target).architecture if variant else None),
+        emulated=is_emulated(target_named(variant.target).architecture if variant else None),
         simulated=runner.facts().simulated,
     )
 
@@ -148,7 +143,9 @@ def bench_folder(
         ReleaseError: The variant is damaged. A golden check that fails is part of the result.
     """
     with Runner.open(folder, simulate=simulate, threads=threads) as runner:
-        result = measure(runner, _inputs_for(runner, folder), seconds=seconds, threads=threads)
+        result = measure(
+            runner, frames_for(runner, folder).next_frame(), seconds=seconds, threads=threads
+        )
         if runner.variant is None or runner.variant.golden is None:
             return result
         return msgspec.structs.replace(result, golden=check_golden(runner, folder))
@@ -240,32 +237,3 @@ def _by_turns(
         times_b.append(_timed_ms(b, inputs))
         times_a.append(_timed_ms(a, inputs))
     return times_a, times_b
-
-
-def _inputs_for(runner: Runner, folder: Path) -> Inputs:
-    """Return the first golden input, which is a real one, or else noise of the right shape."""
-    if runner.variant is not None and runner.variant.golden is not None:
-        return read_golden(folder / runner.variant.golden.file.name)[0].inputs
-    random = np.random.default_rng(0)
-    shapes = {spec.name: spec.shape for spec in runner.inputs}
-    return {
-        rule.tensor: (
-            random.integers(0, 256, (rule.height, rule.width), np.uint8)
-            if isinstance(rule, ImageInput)
-            else random.standard_normal(shapes[rule.tensor]).astype(np.float32)
-        )
-        for rule in runner.preprocessing
-    }
-
-
-def _emulated(wanted: Architecture | None) -> bool:
-    """Return whether this is not the target's kind of processor, or an emulated one.
-
-    An emulator like qemu answers ``uname`` itself, but shows the real kernel's files.
-    """
-    here = _MACHINES.get(platform.machine())
-    try:
-        kernel = _KERNEL_MACHINE.read_text(encoding="ascii").strip()
-    except OSError:
-        kernel = platform.machine()
-    return kernel != platform.machine() or (wanted is not None and wanted is not here)

@@ -17,10 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from asdic.contract.bench import Build
 from asdic.contract.errors import MissingPackageError, ReleaseError
 from asdic.contract.target import Runtime
 from asdic.contract.variant import TensorSpec
-from asdic.device.runner.engine import refuse_other_devices
+from asdic.device.runner.engine import Tensors, refuse_other_devices
 
 # module -> distribution, and what goes before its version. The second is all that there is for
 # 32-bit ARM; it is older than any LiteRT though its number, 2.14, is higher than LiteRT's 2.3.
@@ -36,6 +37,7 @@ class LiteRtEngine:
     """One ``.tflite`` file. Integer inputs and outputs are real values to the caller."""
 
     runtime = Runtime.LITERT
+    build: Build | None = None
 
     def __init__(self, files: Sequence[Path], *, threads: int, execution_device: str) -> None:
         refuse_other_devices(execution_device, runtime="LiteRT")
@@ -46,40 +48,48 @@ class LiteRtEngine:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ReleaseError(f"LiteRT cannot load {path}: {_first_line(error)}") from error
+        self.delegate = _delegate(self._interpreter, self.version)
         inputs, outputs = _named_tensors(self._interpreter)
-        self._inputs = tuple(_Tensor.read(name, item, path) for name, item in inputs.items())
-        self._outputs = tuple(_Tensor.read(name, item, path) for name, item in outputs.items())
+        self._inputs = tuple(_Tensor.of(name, item, path) for name, item in inputs.items())
+        self._outputs = tuple(_Tensor.of(name, item, path) for name, item in outputs.items())
         self.inputs = tuple(tensor.spec for tensor in self._inputs)
         self.outputs = tuple(tensor.spec for tensor in self._outputs)
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors, into: Tensors | None = None) -> dict[str, NDArray[np.float32]]:
         """Return every output by name."""
         interpreter = self._interpreter
         for tensor in self._inputs:
-            interpreter.set_tensor(tensor.index, tensor.stored(inputs[tensor.spec.name]))
+            # The interpreter's own memory: no view of it may be kept while it infers.
+            tensor.store(inputs[tensor.spec.name], interpreter.tensor(tensor.index)())
         interpreter.invoke()
-        return {
-            tensor.spec.name: tensor.real(interpreter.get_tensor(tensor.index))
-            for tensor in self._outputs
-        }
+        outputs = {}
+        for tensor in self._outputs:
+            name = tensor.spec.name
+            array = np.empty(tensor.spec.shape, np.float32) if into is None else into[name]
+            outputs[name] = tensor.read(interpreter.tensor(tensor.index)(), array)
+        return outputs
 
     def close(self) -> None:
         """Free the model."""
         self._interpreter = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tensor:
-    """A tensor of the file: where it is, and how its stored numbers relate to real values."""
+    """A tensor of the file: where it is, and how its stored numbers relate to real values.
+
+    ``steps`` is memory to compute in, made once.
+    """
 
     spec: TensorSpec
     index: int
     dtype: np.dtype[Any]
     scale: np.float32
     zero_point: int
+    steps: NDArray[np.float32]
 
     @classmethod
-    def read(cls, name: str, details: Mapping[str, Any], path: Path) -> _Tensor:
+    def of(cls, name: str, details: Mapping[str, Any], path: Path) -> _Tensor:
         """Return the tensor that LiteRT describes by ``details``."""
         dtype = np.dtype(details["dtype"])
         scale, zero_point = details["quantization"]
@@ -87,28 +97,35 @@ class _Tensor:
             raise ReleaseError(
                 f"tensor {name!r} of {path} holds {dtype} without a scale; asdic passes real values"
             )
+        shape = tuple(int(side) for side in details["shape"])
         return cls(
-            spec=TensorSpec(name=name, shape=tuple(int(side) for side in details["shape"])),
+            spec=TensorSpec(name=name, shape=shape),
             index=int(details["index"]),
             dtype=dtype,
             scale=np.float32(scale),
             zero_point=int(zero_point),
+            steps=np.empty(shape if dtype != np.float32 else 0, np.float32),
         )
 
-    def stored(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        """Return real values as the file stores them, saturated at the ends of its range."""
+    def store(self, values: NDArray[np.float32], stored: NDArray[Any]) -> None:
+        """Write real values as the file stores them, saturated at the ends of its range."""
         if self.dtype == np.float32:
-            return values
+            np.copyto(stored, values)
+            return
         limits = np.iinfo(self.dtype)
-        steps = np.rint(values / self.scale) + np.float32(self.zero_point)
-        return np.asarray(np.clip(steps, limits.min, limits.max), self.dtype)
+        steps = np.divide(values, self.scale, out=self.steps)
+        np.rint(steps, out=steps)
+        np.add(steps, np.float32(self.zero_point), out=steps)
+        np.clip(steps, limits.min, limits.max, out=steps)
+        np.copyto(stored, steps, casting="unsafe")
 
-    def real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Return stored numbers as real values."""
+    def read(self, stored: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write stored numbers to ``values``, as real ones, and return it."""
         if self.dtype == np.float32:
-            return stored
-        steps = stored.astype(np.float32) - np.float32(self.zero_point)
-        return np.asarray(steps * self.scale, np.float32)
+            np.copyto(values, stored)
+            return values
+        np.subtract(stored, np.float32(self.zero_point), out=values, dtype=np.float32)
+        return np.multiply(values, self.scale, out=values)
 
 
 def _library() -> tuple[Callable[..., Any], str]:
@@ -119,6 +136,19 @@ def _library() -> tuple[Callable[..., Any], str]:
             continue
         return interpreter, prefix + importlib.metadata.version(distribution)
     raise MissingPackageError("LiteRT", "litert")
+
+
+def _delegate(interpreter: Any, version: str) -> str:
+    """Return who computes: XNNPACK has no version of its own, it is built into the library.
+
+    The library lists a ``DELEGATE`` where XNNPACK took a part of the model over; no other is asked
+    for here.
+    """
+    library = version if version[0].isalpha() else f"LiteRT {version}"
+    operators = {item["op_name"] for item in interpreter._get_ops_details()}
+    if "DELEGATE" not in operators:
+        return f"none (built-in kernels of {library})"
+    return f"XNNPACK (built into {library})"
 
 
 def _named_tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -31,9 +31,10 @@ from asdic.contract.variant import (
     Variant,
     read_variant,
 )
-from asdic.device.runner.engine import Engine, cpu_features, open_engine
+from asdic.device.runner.engine import BuiltEngine, Engine, Tensors, cpu_features, open_engine
 from asdic.device.runner.postprocess import Prediction, interpret
-from asdic.device.runner.preprocess import prepare
+from asdic.device.runner.preprocess import Preparation
+from asdic.device.runner.stream import STALL_S, WAITING, FrameSource, Keep, Stages, Stream
 
 
 class Runner:
@@ -47,6 +48,7 @@ class Runner:
 
     Attributes:
         load_s: What ``open`` took, digests and the runtime's import included.
+        build: How the runtime came by what it runs; None where it runs the file as it is.
 
     Raises:
         ReleaseError: The rules, or the variant's named tensors, do not fit the model.
@@ -62,14 +64,18 @@ class Runner:
     ) -> None:
         self.variant = variant
         self.load_s = 0.0
+        self.build = engine.build
         self.inputs = engine.inputs
         self.outputs = engine.outputs
         self.preprocessing = tuple(preprocessing)
         self.postprocessing = tuple(postprocessing)
         self._engine: Engine | None = engine
+        self._stream: Stream | None = None
         self._facts = _facts(engine, variant)
         self._shapes = {spec.name: spec.shape for spec in engine.inputs}
+        self._output_shapes = {spec.name: spec.shape for spec in engine.outputs}
         _check_rules(self)
+        self._preparation = Preparation(self.preprocessing)
 
     @classmethod
     def open(
@@ -130,15 +136,23 @@ class Runner:
     ) -> None:
         self.close()
 
-    def infer(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, inputs: Tensors, into: Tensors | None = None) -> dict[str, NDArray[np.float32]]:
         """Return the model's own answers (float32) for tensors (float32), all by name.
+
+        Args:
+            inputs: One tensor for each of the model's inputs.
+            into: One array (float32, contiguous, writable) for each of its outputs, to which the
+                answers are written, for callers that want no new memory a frame. None makes new
+                arrays.
 
         Raises:
             DataError: A name, shape or dtype is not the model's.
             ConfigError: The runner is closed.
         """
         self._check_tensors(inputs)
-        return self._open_engine().run(inputs)
+        if into is not None:
+            self._check_targets(into)
+        return self._open_engine().run(inputs, into)
 
     def predict(self, inputs: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Prediction:
         """Return what the model says about an image, or about several named inputs.
@@ -152,17 +166,51 @@ class Runner:
             ReleaseError: An answer does not fit its rule, or is not a number.
             ConfigError: The runner is closed.
         """
+        engine = self._open_engine()
         named = self._named(inputs)
-        tensors = self.infer(prepare(named, self.preprocessing))
-        outputs = interpret(tensors, self.postprocessing, size=self._image_size(named))
-        return Prediction(outputs=outputs, tensors=tensors, rules=self.postprocessing)
+        tensors = self._preparation.tensors(named)
+        self._check_tensors(tensors)
+        return self._prediction(engine.run(tensors), self._image_size(named))
+
+    def stream(
+        self,
+        source: FrameSource,
+        *,
+        waiting: int = WAITING,
+        keep: Keep = Keep.NEWEST,
+        stall_s: float = STALL_S,
+    ) -> Stream:
+        """Return what the model says about the frames of a camera or file, in their order.
+
+        Preparing a frame, inferring another and interpreting a third overlap. Nothing else can
+        use the runner until the stream ends or is stopped.
+
+        Args:
+            source: Gives frames; see ``stream.py``.
+            waiting: How many frames may wait for their turn.
+            keep: What happens to a frame when as many are waiting.
+            stall_s: After how many seconds without a frame "no signal" is said, again and again.
+
+        Returns:
+            What is iterated over, once, for ``Predicted``, for ``Refused`` where a frame does not
+            fit, and for ``NoSignal``. The iteration raises ``LinkError`` where the source failed,
+            ``ReleaseError`` where an answer does not fit its rule or is not a number, and
+            ``ConfigError`` where the runner streams already.
+
+        Raises:
+            ConfigError: The runner is closed or streams already, or a figure makes no sense.
+        """
+        self._open_engine()
+        return Stream(self._stages(), source, waiting=waiting, keep=keep, stall_s=stall_s)
 
     def facts(self) -> RuntimeFacts:
         """Return what runs the model, for reports."""
         return self._facts
 
     def close(self) -> None:
-        """Free the model; a second time does nothing."""
+        """End the stream, if one runs, and free the model; a second time does nothing."""
+        if self._stream is not None:
+            self._stream.stop()
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -170,7 +218,44 @@ class Runner:
     def _open_engine(self) -> Engine:
         if self._engine is None:
             raise ConfigError("this runner is closed; open the variant again")
+        if self._stream is not None:
+            if self._stream.runs:
+                raise ConfigError("this runner streams; stop the stream first")
+            self._stream = None
         return self._engine
+
+    def _stages(self) -> Stages:
+        return Stages(
+            lend=self._lend,
+            rules=self.preprocessing,
+            named=self._named,
+            check=self._check_tensors,
+            size=self._image_size,
+            interpret=self._prediction,
+        )
+
+    def _lend(self, stream: Stream) -> Engine:
+        engine = self._open_engine()
+        self._stream = stream
+        return engine
+
+    def _prediction(
+        self, tensors: dict[str, NDArray[np.float32]], size: tuple[int, int] | None
+    ) -> Prediction:
+        outputs = interpret(tensors, self.postprocessing, size=size)
+        return Prediction(outputs=outputs, tensors=tensors, rules=self.postprocessing)
+
+    def _check_targets(self, into: Tensors) -> None:
+        if into.keys() != self._output_shapes.keys():
+            raise DataError(f"the model answers {sorted(self._output_shapes)}, not {sorted(into)}")
+        for name, shape in self._output_shapes.items():
+            array = into[name]
+            fits = array.shape == shape and array.dtype == np.float32
+            if not fits or not array.flags.c_contiguous or not array.flags.writeable:
+                raise DataError(
+                    f"output {name!r} needs a contiguous, writable float32 array of shape {shape}, "
+                    f"not {array.dtype} of shape {array.shape}"
+                )
 
     def _check_tensors(self, inputs: Mapping[str, NDArray[np.float32]]) -> None:
         if inputs.keys() != self._shapes.keys():
@@ -206,8 +291,10 @@ def _facts(engine: Engine, variant: Variant | None) -> RuntimeFacts:
     return RuntimeFacts(
         runtime=engine.runtime.value,
         version=engine.version,
+        delegate=engine.delegate,
         cpu_features=cpu_features(),
         simulated=variant is not None and engine.runtime is not variant.runtime,
+        plan=engine.plan if isinstance(engine, BuiltEngine) else None,
     )
 
 

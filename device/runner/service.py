@@ -17,6 +17,7 @@ from typing import Final
 
 from asdic.contract.errors import AsdicError, LinkError
 from asdic.device.application import Application, CurrentRelease, HealthCall
+from asdic.device.runner.cache import keep_in
 from asdic.device.runner.frames import Frame, frames_for
 from asdic.device.runner.runner import Runner
 
@@ -35,6 +36,8 @@ class LoadedModel:
 
     def __init__(self, release: CurrentRelease, *, simulate: bool, images: Sequence[Path]) -> None:
         folder = Path(release.folder or "")
+        if release.cache is not None:
+            keep_in(Path(release.cache))
         self.release = release
         self.inferences = 0
         self.errors = 0

@@ -20,8 +20,10 @@ from typing import Final, TypeAlias
 import msgspec
 
 from asdic.contract.messages import GateFacts, Refusal
-from asdic.contract.variant import Limits
-from asdic.device.update.trial import Measured, TrialResult
+from asdic.contract.target import Runtime, target_named
+from asdic.contract.variant import Limits, Variant
+from asdic.device.runner.cache import COMPILED_LIMIT_BYTES
+from asdic.device.update.trial import FILE_LIMIT_BYTES, Measured, TrialResult, own_folders
 
 OUTPUT_LIMIT_BYTES: Final = 64 << 10
 CPU_LIMIT_S: Final = 1_800
@@ -42,13 +44,20 @@ class Trial:
         baseline: Path | None,
         simulate: bool,
         bench_s: float,
+        cache: Path | None = None,
+        file_bytes: int = FILE_LIMIT_BYTES,
     ) -> None:
         self._limits = limits
+        self._cache = cache
         self._refusal: Refusal | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
-            [*_command(folder, limits, bench_s), *_options(baseline=baseline, simulate=simulate)],
+            [
+                *_command(folder, limits, bench_s),
+                *_options(baseline=baseline, simulate=simulate),
+                *_cache_options(cache, file_bytes),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._complaints,
@@ -73,6 +82,8 @@ class Trial:
         with suppress(ProcessLookupError):
             self._child.kill()
         self._child.wait()
+        if self._cache is not None:
+            own_folders(self._cache, os.geteuid())
         self._output.close()
         self._complaints.close()
 
@@ -119,7 +130,15 @@ def judge(measured: Measured, limits: Limits) -> Verdict:
         latency_ms_p50=measured.latency_ms_p50,
         load_s=measured.load_s,
         memory_bytes=measured.memory_bytes,
+        runtime=measured.runtime,
     )
+
+
+def file_limit_bytes(variant: Variant, *, simulate: bool) -> int:
+    """Return how large a file the trial may write: what its runtime builds, else next to none."""
+    target = target_named(variant.target)
+    builds = target.runtime is Runtime.TENSORRT or target.execution_device != "cpu"
+    return COMPILED_LIMIT_BYTES if builds and not simulate else FILE_LIMIT_BYTES
 
 
 def _complaints(measured: Measured, limits: Limits) -> Iterator[tuple[str, str]]:
@@ -153,6 +172,11 @@ def _command(folder: Path, limits: Limits, bench_s: float) -> list[str]:
 def _options(*, baseline: Path | None, simulate: bool) -> list[str]:
     options = ["--simulate"] if simulate else []
     return [*options, "--baseline", str(baseline.resolve())] if baseline else options
+
+
+def _cache_options(cache: Path | None, file_bytes: int) -> list[str]:
+    options = ["--file-bytes", str(file_bytes)]
+    return [*options, "--cache", str(cache.resolve())] if cache else options
 
 
 def _resident_bytes(pid: int) -> int:

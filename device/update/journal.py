@@ -6,6 +6,7 @@ been done, and does it again. Its content is the device's own and no message.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,14 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     finished: tuple[Finished, ...] = ()
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Something happened; ``journal`` holds what is known since then."""
+
+    event: UpdateEvent
+    journal: Journal
+
+
 class JournalFile:
     """The journal on disk."""
 
@@ -96,6 +105,16 @@ class JournalFile:
             )
 
 
+def journal_again(before: Journal, current: str, version: str | None) -> Journal:
+    """Return the journal of another gate of the current release.
+
+    It keeps the rollout that brought the release, if that was the last update.
+    """
+    if before.state is not UpdateState.COMMITTED or before.manifest != current:
+        return Journal(manifest=current, version=version, finished=before.finished)
+    return msgspec.structs.replace(before, gate=None, previous=None, refusal=None, restarts=0)
+
+
 def with_finished(journal: Journal) -> Journal:
     """Return ``journal`` with the update in hand noted as finished."""
     if journal.rollout is None or journal.offer is None:
@@ -106,4 +125,5 @@ def with_finished(journal: Journal) -> Journal:
         manifest=journal.manifest,
         state=journal.state,
     )
-    return msgspec.structs.replace(journal, finished=(*journal.finished, ended)[-FINISHED_KEPT:])
+    others = tuple(one for one in journal.finished if one != ended)
+    return msgspec.structs.replace(journal, finished=(*others, ended)[-FINISHED_KEPT:])

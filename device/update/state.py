@@ -38,6 +38,9 @@ class UpdateEvent(str, Enum):
     SETTLED = "settled"
     FAILED = "failed"
     TIMED_OUT = "timed-out"
+    FINGERPRINT_CHANGED = "fingerprint-changed"
+    STILL_GOOD = "still-good"
+    NO_LONGER_GOOD = "no-longer-good"
     RESTARTED = "restarted"
 
 
@@ -103,6 +106,15 @@ TRANSITIONS: Final = MappingProxyType(
         (_S.STAGED, _E.WITHDRAWN): _S.IDLE,
         (_S.DEFERRED, _E.WITHDRAWN): _S.IDLE,
         (_S.GATING, _E.WITHDRAWN): _S.IDLE,
+        # Another driver or system: the current release passes the gate again, or the one before
+        # it comes back. Where there is none, it fails as a candidate does, and ``current`` stays.
+        (_S.IDLE, _E.FINGERPRINT_CHANGED): _S.STAGED,
+        (_S.REJECTED, _E.FINGERPRINT_CHANGED): _S.STAGED,
+        (_S.COMMITTED, _E.FINGERPRINT_CHANGED): _S.STAGED,
+        (_S.FAILED, _E.FINGERPRINT_CHANGED): _S.STAGED,
+        (_S.GATING, _E.STILL_GOOD): _S.COMMITTED,
+        (_S.STAGED, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        (_S.GATING, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
         # The agent came back.
         (_S.IDLE, _E.RESTARTED): _S.IDLE,
         (_S.OFFERED, _E.RESTARTED): _S.OFFERED,

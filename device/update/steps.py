@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -17,17 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from asdic.contract.errors import DigestError, InstallError
+from asdic.contract.errors import AsdicError, DigestError, InstallError
 from asdic.contract.files import read_bounded
-from asdic.contract.messages import Refusal, UpdateState
+from asdic.contract.messages import Refusal, RuntimeFacts, UpdateState
 from asdic.contract.release import TARGET_NAME, Manifest, digest_of, parse_manifest, variant_of
 from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
 from asdic.contract.variant import read_variant
 from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.fetch import BlobSource, Download, check_space
-from asdic.device.update.gate import Trial
-from asdic.device.update.journal import Journal
+from asdic.device.update.gate import Trial, file_limit_bytes
+from asdic.device.update.journal import Journal, Turn, journal_again
+from asdic.device.update.machine import Machine, system_fingerprint
 from asdic.device.update.refusal import RefusedReleaseError
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.storage import Storage
@@ -43,14 +45,6 @@ REFETCHES_LIMIT: Final = 2
 log = logging.getLogger("asdic.update")
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Something happened; ``journal`` holds what is known since then."""
-
-    event: UpdateEvent
-    journal: Journal
-
-
 @dataclass(kw_only=True)
 class Visit:
     """What a state keeps in memory from its entry until it is left."""
@@ -60,6 +54,7 @@ class Visit:
     verified: tuple[VerifiedOffer, Manifest] | None = None
     download: Download | None = None
     trial: Trial | None = None
+    gated_on: Machine | None = None
 
     def end(self) -> None:
         """Stop what runs and keep what was fetched."""
@@ -85,6 +80,7 @@ class Work:
     now: Callable[[], datetime]
     journal: Journal
     visit: Visit = field(default_factory=Visit)
+    system: str = field(default_factory=system_fingerprint)
 
     @property
     def digest(self) -> str:
@@ -104,13 +100,42 @@ class Work:
         loaded = self.program.program().loaded
         return loaded.manifest if loaded is not None else None
 
+    @property
+    def is_again(self) -> bool:
+        """Whether the gate is for the current release, because the machine has changed."""
+        states = {UpdateState.STAGED, UpdateState.DEFERRED, UpdateState.GATING}
+        is_current = self.store.pointer(Pointer.CURRENT) == self.journal.manifest
+        return self.journal.state in states and is_current
+
+    def runtime_of(self, digest: str) -> RuntimeFacts | None:
+        """Return what the program says that it runs ``digest`` with, if it runs it."""
+        return self.program.program().runtime if self.loaded == digest else None
+
+    def note_gated(self, trial: RuntimeFacts | None) -> None:
+        """Note on which machine the release in hand was gated; a restart gates and notes again."""
+        program = self.runtime_of(self.digest)
+        machine = Machine(system=self.system, trial=trial, program=program)
+        self.store.write_machine(self.digest, machine)
+
     def turn(self, event: UpdateEvent, **changes: object) -> Turn:
         """Return a turn that adds ``changes`` to the journal."""
         return Turn(event, msgspec.structs.replace(self.journal, **changes))
 
     def refused(self, event: UpdateEvent, refusal: Refusal, **changes: object) -> Turn:
         """Return a turn that goes wrong; the first reason is the one to remember."""
+        if self.is_again:
+            return self._no_longer_good(event, refusal)
         return self.turn(event, refusal=self.journal.refusal or refusal, **changes)
+
+    def _no_longer_good(self, event: UpdateEvent, reason: Refusal) -> Turn:
+        """Return the turn away from the current release, or ``event`` where there is no other."""
+        message = f"the current model no longer passes on this machine: {reason.message}"
+        refusal = Refusal(code=reason.code, message=message)
+        previous = self.store.pointer(Pointer.PREVIOUS)
+        if previous in {None, self.digest}:
+            self.note_gated(None)
+            return self.turn(event, refusal=refusal)
+        return self.turn(UpdateEvent.NO_LONGER_GOOD, refusal=refusal, previous=previous)
 
     def verify(self, offer: Offer) -> VerifiedOffer:
         """Return what both repositories say in ``offer``.
@@ -217,7 +242,8 @@ def _admit_all(work: Work) -> DigestError | None:
 
 
 def _staged(work: Work) -> Turn | None:
-    work.store.point(Pointer.CANDIDATE, work.digest)
+    if not work.is_again:
+        work.store.point(Pointer.CANDIDATE, work.digest)
     if work.journal.restarts > RESTARTS_LIMIT:
         raise InstallError(f"the agent was restarted {work.journal.restarts} times in the gate")
     if work.program.is_busy():
@@ -241,9 +267,11 @@ def _gating(work: Work) -> Turn | None:
         return work.refused(UpdateEvent.GATE_FAILED, verdict)
     if verdict is None:
         return work.turn(UpdateEvent.BUSY, held=UpdateEvent.READY) if is_busy else None
-    known = work.turn(
-        UpdateEvent.GATE_PASSED, gate=verdict, previous=work.store.pointer(Pointer.CURRENT)
-    )
+    work.note_gated(verdict.runtime)
+    if work.is_again:
+        return work.turn(UpdateEvent.STILL_GOOD, gate=verdict)
+    current = work.store.pointer(Pointer.CURRENT)
+    known = work.turn(UpdateEvent.GATE_PASSED, gate=verdict, previous=current)
     if is_busy:
         held = msgspec.structs.replace(known.journal, held=UpdateEvent.GATE_PASSED)
         return Turn(UpdateEvent.BUSY, held)
@@ -253,12 +281,18 @@ def _gating(work: Work) -> Turn | None:
 def _start_trial(work: Work) -> Trial:
     folder = work.store.release(work.digest).folder
     current = work.store.pointer(Pointer.CURRENT)
+    variant = read_variant(folder, check=False)
+    cache = work.store.cache_folder(work.digest)
+    work.storage.make_folder(cache)
+    baseline = None if current in {None, work.digest} else current
     return Trial(
         folder,
-        read_variant(folder, check=False).limits,
-        baseline=work.store.release_folder(current) if current else None,
+        variant.limits,
+        baseline=work.store.release_folder(baseline) if baseline else None,
         simulate=work.config.simulated,
         bench_s=work.config.timing.bench_s,
+        cache=cache,
+        file_bytes=file_limit_bytes(variant, simulate=work.config.simulated),
     )
 
 
@@ -317,13 +351,29 @@ def _rolled_back(work: Work) -> Turn | None:
 
 def _settle(work: Work) -> Turn | None:
     """Clean up once after an update has ended; a restart does it again."""
+    current = work.store.pointer(Pointer.CURRENT)
     if not work.visit.is_settled:
         if work.journal.state is UpdateState.COMMITTED:
             work.trust.raise_counter(work.journal.security_counter)
         work.store.point(Pointer.CANDIDATE, None)
         work.store.collect()
+        work.visit.gated_on = work.store.machine(current) if current else None
         work.visit.is_settled = True
-    return None
+        return None
+    return _gate_again(work, current) if current else None
+
+
+def _gate_again(work: Work, current: str) -> Turn | None:
+    """Put the current release through the gate if it was gated on another machine than this."""
+    gated_on = work.visit.gated_on
+    if gated_on is not None and not gated_on.differs(work.system, work.runtime_of(current)):
+        return None
+    log.warning("the machine is not the one that the current model was gated on")
+    version = None
+    with suppress(AsdicError):  # What is damaged is what the gate is about to say.
+        version = work.store.release(current).version
+    journal = journal_again(work.journal, current, version)
+    return Turn(UpdateEvent.FINGERPRINT_CHANGED, journal)
 
 
 def _stand(_work: Work) -> Turn | None:

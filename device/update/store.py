@@ -2,6 +2,7 @@
 
     store/blobs/<hex>              a checked blob
     releases/<manifest hex>/       variant.json and the variant's files: hard links to blobs
+    gated/<manifest hex>/          machine.json, what it was gated on, and cache/, what was built
     current, previous, candidate   symbolic links to releases/<manifest hex>
 
 A release folder appears whole or not at all, is never changed, and is what the inferring program
@@ -15,8 +16,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from asdic.contract.errors import AsdicError, DigestError
-from asdic.contract.files import check_digest, read_bounded
+from asdic.contract.errors import AsdicError, ConfigError, DigestError
+from asdic.contract.files import canonical_json, check_digest, parse_json, read_bounded
 from asdic.contract.release import (
     DOCUMENT_LIMIT_BYTES,
     FILE_NAME,
@@ -28,8 +29,10 @@ from asdic.contract.release import (
     variant_of,
 )
 from asdic.contract.variant import VARIANT_FILE
+from asdic.device.update.machine import Machine
 from asdic.device.update.storage import Storage
 
+MACHINE_FILE: Final = "machine.json"
 VERSION: Final = "org.opencontainers.image.version"
 
 
@@ -68,7 +71,7 @@ class Store:
 
     def prepare(self) -> Store:
         """Make the folders that are missing, and return the store."""
-        for path in (self._blobs, self._releases, self._partial):
+        for path in (self._blobs, self._releases, self._partial, self._gated):
             self._storage.make_folder(path)
         return self
 
@@ -83,6 +86,10 @@ class Store:
     @property
     def _releases(self) -> Path:
         return self.folder / "releases"
+
+    @property
+    def _gated(self) -> Path:
+        return self.folder / "gated"
 
     def blob_path(self, digest: str) -> Path:
         """Return where the blob with ``digest`` lies, or would lie."""
@@ -99,6 +106,14 @@ class Store:
     def release_folder(self, digest: str) -> Path:
         """Return where the release with the manifest ``digest`` lies, or would lie."""
         return self._releases / hex_of(digest)
+
+    def cache_folder(self, digest: str) -> Path:
+        """Return where what this machine builds from a release lies, or would lie."""
+        return self._gated / hex_of(digest) / "cache"
+
+    def machine_path(self, digest: str) -> Path:
+        """Return where it is written what a release was gated on."""
+        return self._gated / hex_of(digest) / MACHINE_FILE
 
     def put(self, data: bytes) -> str:
         """Store a small blob and return its digest."""
@@ -207,12 +222,25 @@ class Store:
         version = manifest.annotations.get(VERSION, "")
         return StoredRelease(manifest=digest, version=version, folder=folder)
 
+    def machine(self, digest: str) -> Machine | None:
+        """Return what a release was gated on last; None where that is not known."""
+        path = self.machine_path(digest)
+        try:
+            return parse_json(read_bounded(path, DOCUMENT_LIMIT_BYTES), Machine, what=str(path))
+        except ConfigError:
+            return None
+
+    def write_machine(self, digest: str, machine: Machine) -> None:
+        """Note what a release was gated on."""
+        self._storage.make_folder(self.machine_path(digest).parent)
+        self._storage.write(self.machine_path(digest), canonical_json(machine))
+
     def collect(self, *, keep: frozenset[str] = frozenset()) -> None:
         """Remove every release and blob that no pointer and none of ``keep`` needs."""
         named = {self.pointer(name) for name in Pointer} | keep
         releases = {digest for digest in named if digest is not None}
         blobs = {name for digest in releases for name in self._blobs_of(digest)}
-        for path in self._releases.iterdir():
+        for path in (*self._releases.iterdir(), *self._gated.iterdir()):
             if path.name not in {hex_of(digest) for digest in releases}:
                 self._storage.remove_folder(path)
         for path in self._blobs.iterdir():

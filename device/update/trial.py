@@ -1,8 +1,8 @@
 """The trial of a candidate, in a process of its own: ``python -m asdic.device.update.trial``.
 
 A validly signed model may still be hostile, or just take all memory. So this process first gives
-up what it can (user, network, files, memory, priority), then opens the model, runs the golden
-set and a short benchmark, and prints one JSON object. The agent judges it (``gate.py``).
+up what it can (user, network, files, memory, priority, a core), then opens the model, runs the
+golden set and a short benchmark, and prints one JSON object. The agent judges it (``gate.py``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import AsdicError
-from asdic.contract.messages import Refusal
+from asdic.contract.messages import Refusal, RuntimeFacts
 from asdic.device.process import PR_SET_NO_NEW_PRIVS, control_process, end_with_parent
+from asdic.device.runner.cache import keep_in
 from asdic.device.update.refusal import refusal_for
 
 NOBODY: Final = 65_534
@@ -29,7 +30,7 @@ CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 FILE_LIMIT_BYTES: Final = 1 << 20
 HEADROOM_BYTES: Final = 2 << 30
-NICENESS: Final = 5
+NICENESS: Final = 10
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float
     memory_bytes: int
     slowdown: float | None
+    runtime: RuntimeFacts | None = None
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,27 +61,52 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     confinement: tuple[str, ...] = ()
 
 
-def confine(folder: Path, memory_bytes: int, cpu_s: int) -> tuple[str, ...]:
+def confine(
+    folder: Path,
+    memory_bytes: int,
+    cpu_s: int,
+    *,
+    file_bytes: int = FILE_LIMIT_BYTES,
+    cache: Path | None = None,
+) -> tuple[str, ...]:
     """Give up what this process does not need and return what could be given up.
 
+    ``cache`` is the one folder that it may still write to afterwards, whoever it is then.
     It must run before any thread starts. Where the kernel refuses, the trial still runs: the
     result says what was in force.
     """
     given_up = ["files", "memory", "cpu", "priority"]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT_BYTES, FILE_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # RLIMIT_DATA is the backstop; the agent watches what is really resident.
     most = memory_bytes + HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     os.nice(NICENESS)
-    given_up.extend(_give_up_network_and_user(folder))
+    # Whoever else wakes up takes the core at once, and not only a larger share of it.
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    given_up.extend(_give_up_a_core())
+    given_up.extend(_give_up_network_and_user(folder, cache))
     if control_process(PR_SET_NO_NEW_PRIVS, 1):
         given_up.append("new-privileges")
     return tuple(given_up)
 
 
-def _give_up_network_and_user(folder: Path) -> list[str]:
+def _give_up_a_core() -> list[str]:
+    """Leave one core to the live model. Runtimes take as many threads as there are cores left.
+
+    The first core stays free: it is where most kernels handle interrupts, and a frame's way in
+    begins with one.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        return []
+    os.sched_setaffinity(0, allowed[1:])
+    return ["core"]
+
+
+def _give_up_network_and_user(folder: Path, cache: Path | None) -> list[str]:
     """Leave the network, then become nobody where nobody could still read the model.
 
     Elsewhere a user namespace takes root's capabilities away, and the files' owner stays.
@@ -87,12 +114,25 @@ def _give_up_network_and_user(folder: Path) -> list[str]:
     if os.geteuid() != 0 or not _is_public(folder):
         return ["network", "capabilities"] if _unshare(CLONE_NEWUSER | CLONE_NEWNET) else []
     given_up = ["network"] if _unshare(CLONE_NEWNET) else []
+    if cache is not None:
+        own_folders(cache, NOBODY)
     with suppress(OSError):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
         given_up.append("user")
     return given_up
+
+
+def own_folders(cache: Path, user: int) -> None:
+    """Give a cache's folders to ``user``, where this process may.
+
+    Its files stay whose they are: who owns the folder may replace them, and nobody else reaches
+    them. A name that a trial left in the folder is never followed.
+    """
+    if os.geteuid() == 0:
+        for folder, _, _ in os.walk(cache):
+            os.chown(folder, user, -1, follow_symlinks=False)
 
 
 def _unshare(flags: int) -> bool:
@@ -130,6 +170,7 @@ def measure_candidate(
         latency_ms_p50=result.p50_ms,
         load_s=result.load_s,
         memory_bytes=result.memory_bytes,
+        runtime=result.runtime,
         slowdown=_slowdown(folder, baseline, simulate=simulate, seconds=seconds),
     )
 
@@ -169,8 +210,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--cpu-s", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--file-bytes", type=int, default=FILE_LIMIT_BYTES)
+    parser.add_argument("--cache", type=Path)
     options = parser.parse_args(arguments)
-    confinement = confine(options.folder, options.memory_bytes, options.cpu_s)
+    if options.cache is not None:
+        keep_in(options.cache)
+    confinement = confine(
+        options.folder,
+        options.memory_bytes,
+        options.cpu_s,
+        file_bytes=options.file_bytes,
+        cache=options.cache,
+    )
     # A change of user clears the parent-death signal, hence after it.
     end_with_parent(options.parent)
     measured, refusal = None, None

@@ -23,10 +23,10 @@ from asdic.contract.trust import Offer, parse_offer
 from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.fetch import BlobSource
-from asdic.device.update.journal import Journal, JournalFile, with_finished
+from asdic.device.update.journal import Journal, JournalFile, Turn, with_finished
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
 from asdic.device.update.state import FINAL, SWITCHED, TRANSITIONS, UpdateEvent, step
-from asdic.device.update.steps import STEPS, Turn, Visit, Work
+from asdic.device.update.steps import STEPS, Visit, Work
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Store
 from asdic.device.update.trust import TrustFolder
@@ -271,7 +271,7 @@ class Update:
 
     def _withdraw(self) -> None:
         self._pending = None
-        if self._may_be_superseded() and not self.is_final:
+        if self._may_be_superseded() and not self.is_final and not self._work.is_again:
             self._go(Turn(UpdateEvent.WITHDRAWN, Journal(finished=self.journal.finished)))
 
 

@@ -31,6 +31,7 @@ from asdic.contract.files import parse_json
 from asdic.contract.messages import EnrolRequest
 from asdic.fleet.decision import RolloutEvent
 from asdic.fleet.manager import Fleet, Push
+from asdic.fleet.measurements import BenchWish
 from asdic.fleet.releases import Exported
 from asdic.fleet.view import Overview, describe_event, device_view, rollout_view
 from asdic.fleet.web.guard import HEADERS, LOOPBACK_NAMES, OriginGuard
@@ -89,6 +90,9 @@ class WebApp:
             Route(f"{api}/rollouts/{{id}}/{{action}}", self.guarded(self.act), methods=["POST"]),
             Route(f"{api}/rollback", self.guarded(self.roll_back), methods=["POST"]),
             Route(f"{api}/exports", self.guarded(self.export), methods=["POST"]),
+            Route(f"{api}/benchmarks", self.guarded(self.order_bench), methods=["POST"]),
+            Route(f"{api}/benchmarks", self.guarded(self.bench_results), methods=["GET"]),
+            Route(f"{api}/benchmarks/{{digest}}", self.guarded(self.bench_result), methods=["GET"]),
         ]
 
     def guarded(self, work: Callable[[Request, bytes], object]) -> Callable[[Request], Any]:
@@ -156,6 +160,19 @@ class WebApp:
             offers={device: offer.decode() for device, offer in offers.items()},
         )
 
+    def order_bench(self, _request: Request, body: bytes) -> object:
+        """Ask devices to measure what they run."""
+        return self._fleet.bench(_parsed(body, BenchWish))
+
+    def bench_results(self, _request: Request, _body: bytes) -> object:
+        """Answer all results in figures."""
+        return self._fleet.measurements.results()
+
+    def bench_result(self, request: Request, _body: bytes) -> object:
+        """Answer one result as its device signed it."""
+        digest = request.path_params["digest"]
+        return {"envelope": self._fleet.measurements.envelope(digest)}
+
     def _view(self, rollout_id: str) -> object:
         rollout = self._fleet.records.get(rollout_id)
         return rollout_view(rollout, self._fleet.records.events(rollout_id))
@@ -169,6 +186,7 @@ class WebApp:
                 for one in rollouts[:_PAGE_ROLLOUTS]
             ),
             rollouts_in_all=len(rollouts),
+            benchmarks=self._fleet.measurements.results(),
             broker=str(self._fleet.broker),
             time_s=time.time(),
         )

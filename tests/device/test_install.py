@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from asdic.contract.messages import UpdateState
+from asdic.contract.trust import public_hex
 from asdic.contract.variant import Limits
+from asdic.device.bench.signing import read_result
+from asdic.device.identity import read_key
 from tests.support.boxes import Box, runs
 from tests.support.yard import Yard
 
@@ -190,10 +193,16 @@ def test_status_says_what_runs(installed: Box) -> None:
     assert told["journal"]["state"] == "committed"
 
 
-def test_bench_measures_what_runs(installed: Box) -> None:
-    done = installed.call("bench", "--seconds", "0.1", "--json")
+def test_bench_measures_what_runs_and_signs_it(installed: Box, tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    done = installed.call("bench", "--seconds", "0.1", "--cold-starts", "0", "--json", str(path))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["simulated"] is True
+    result = read_result(path, trusted=[public_hex(read_key(installed.state))])
+    assert result.signer is not None
+    assert result.signer in done.stderr
+    assert result.report.simulated
+    assert result.report.device == "box1"
+    assert result.report.measured.version == "1.0.0"
 
 
 def test_bench_without_a_release_is_one_clear_line(box: Box) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from asdic.contract.messages import Loaded, Missing, Progress, UpdateState
+from asdic.contract.messages import Loaded, Missing, Progress, RuntimeFacts, UpdateState
 from asdic.contract.release import Descriptor
 from asdic.device.application import HealthCall, Program
 from asdic.device.link import Arrival, ChunkArrived, FolderLink, OfferArrived
+from asdic.device.update.machine import Machine
 from asdic.device.update.storage import DiskStorage
 from asdic.device.update.store import Pointer
 from asdic.device.update.update import Update
@@ -42,10 +43,17 @@ class Plug:
     def is_busy(self) -> bool:
         return self.busy
 
-    def infer(self, manifest: str, *, inferences: int = 5, errors: int = 0) -> None:
+    def infer(
+        self,
+        manifest: str,
+        *,
+        inferences: int = 5,
+        errors: int = 0,
+        runtime: RuntimeFacts | None = None,
+    ) -> None:
         loaded = Loaded(manifest=manifest, version="", pid=1, inferences=inferences)
         health = HealthCall(manifest=manifest, inferences=inferences, errors=errors, reason="why")
-        self.said = Program(loaded=loaded, health=health)
+        self.said = Program(loaded=loaded, health=health, runtime=runtime)
 
 
 class Sticks:
@@ -144,6 +152,21 @@ class Bench:
 
     def current(self) -> str | None:
         return self.update.store.pointer(Pointer.CURRENT)
+
+    def change_machine(self, *versions: str) -> None:
+        """Restart on another machine than the one that these releases were gated on."""
+        self.update.stop()
+        for version in versions:
+            self.update.store.write_machine(self.yard.manifest(version), Machine(system="other"))
+        self.states.clear()
+        self.start()
+
+    def damage(self, version: str) -> None:
+        """Let the release no longer pass its gate."""
+        folder = self.update.store.release_folder(self.yard.manifest(version))
+        model = folder / "model.onnx"
+        model.unlink()
+        model.write_bytes(b"rubbish")
 
     def commit(self, version: str) -> None:
         self.offer(version)
@@ -538,3 +561,147 @@ def test_a_disk_that_fills_up_ends_the_update_and_nothing_stays(yard: Yard, tmp_
     bench.until_over()
     assert (bench.state, bench.refusal) == (UpdateState.FAILED, "no-space")
     assert [path for path in (box.state.path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_release_is_stored_with_what_it_was_gated_on(running: Bench) -> None:
+    machine = running.update.store.machine(running.yard.manifest("1.0.0"))
+    assert machine is not None
+    assert machine.trial is not None
+    assert machine.trial.runtime == "onnxruntime"
+
+
+def test_a_changed_machine_gates_the_current_release_again(running: Bench) -> None:
+    before = running.update.journal
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.GATING)
+    assert running.update.store.pointer(Pointer.CANDIDATE) is None
+    running.until_over()
+    assert running.states == [UpdateState.STAGED, UpdateState.GATING, UpdateState.COMMITTED]
+    assert running.current() == running.yard.manifest("1.0.0")
+    assert running.update.journal.rollout == before.rollout
+    assert running.update.journal.finished == before.finished
+
+
+def test_a_release_that_passed_again_is_not_gated_at_the_next_start(running: Bench) -> None:
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.GATING)
+    running.until_over()
+    running.change_machine()
+    running.until_over()
+    running.turn()
+    assert running.states == []
+
+
+def test_a_program_that_reports_another_runtime_causes_one_more_gate(running: Bench) -> None:
+    running.states.clear()
+    running.plug.infer(
+        running.yard.manifest("1.0.0"), runtime=RuntimeFacts(runtime="x", version="2")
+    )
+    running.until_state(UpdateState.GATING)
+    running.until_over()
+    running.turn()
+    assert running.states == [UpdateState.STAGED, UpdateState.GATING, UpdateState.COMMITTED]
+
+
+def test_what_a_program_says_of_another_release_causes_no_gate(running: Bench) -> None:
+    running.states.clear()
+    running.plug.infer(
+        running.yard.manifest("1.1.0"), runtime=RuntimeFacts(runtime="x", version="2")
+    )
+    running.turn()
+    assert running.states == []
+
+
+def test_a_current_release_that_no_longer_passes_gives_way_to_the_previous(
+    running: Bench,
+) -> None:
+    running.commit("1.1.0")
+    running.damage("1.1.0")
+    running.change_machine("1.1.0")
+    running.until_state(UpdateState.ROLLING_BACK)
+    running.plug.infer(running.yard.manifest("1.0.0"))
+    running.until_over()
+    assert running.states == [
+        *(UpdateState.STAGED, UpdateState.GATING, UpdateState.ROLLING_BACK),
+        *(UpdateState.ROLLED_BACK, UpdateState.FAILED),
+    ]
+    assert running.current() == running.yard.manifest("1.0.0")
+    refusal = running.update.journal.refusal
+    assert refusal is not None
+    assert refusal.message.startswith("the current model no longer passes on this machine: ")
+
+
+def test_the_previous_release_passes_the_gate_of_the_changed_machine_too(running: Bench) -> None:
+    running.commit("1.1.0")
+    running.damage("1.1.0")
+    running.change_machine("1.0.0", "1.1.0")
+    running.until_state(UpdateState.ROLLING_BACK)
+    running.plug.infer(running.yard.manifest("1.0.0"))
+    running.until_state(UpdateState.COMMITTED)
+    assert running.states.count(UpdateState.GATING) == 2
+    assert running.update.journal.manifest == running.yard.manifest("1.0.0")
+
+
+def test_a_current_release_that_no_longer_passes_stays_where_there_is_no_other(
+    running: Bench,
+) -> None:
+    running.damage("1.0.0")
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.FAILED)
+    running.until_over()
+    running.turn()
+    assert running.states == [UpdateState.STAGED, UpdateState.GATING, UpdateState.FAILED]
+    assert running.current() == running.yard.manifest("1.0.0")
+    refusal = running.update.journal.refusal
+    assert refusal is not None
+    assert refusal.message.startswith("the current model no longer passes on this machine: ")
+
+
+def test_another_gate_that_takes_too_long_is_one_that_is_not_passed(running: Bench) -> None:
+    running.commit("1.1.0")
+    running.change_machine("1.1.0")
+    running.until_state(UpdateState.GATING)
+    running.later_s += 1000.0
+    running.until_state(UpdateState.ROLLING_BACK)
+    assert running.refusal == "timed-out"
+
+
+def test_a_restart_during_another_gate_begins_it_again(running: Bench) -> None:
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.GATING)
+    running.change_machine()
+    running.until_state(UpdateState.COMMITTED)
+    assert running.states == [UpdateState.STAGED, UpdateState.GATING, UpdateState.COMMITTED]
+
+
+def test_an_exam_holds_another_gate_back(running: Bench) -> None:
+    running.plug.busy = True
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.DEFERRED)
+    running.plug.busy = False
+    running.until_state(UpdateState.COMMITTED)
+
+
+def test_an_offer_takes_the_place_of_another_gate(running: Bench) -> None:
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.GATING)
+    running.commit("1.1.0")
+    assert running.current() == running.yard.manifest("1.1.0")
+
+
+def test_a_withdrawn_offer_does_not_end_another_gate(running: Bench) -> None:
+    running.change_machine("1.0.0")
+    running.until_state(UpdateState.GATING)
+    running.update.take_offer(b"")
+    assert running.state is UpdateState.GATING
+
+
+def test_what_was_built_for_a_release_goes_with_it(running: Bench) -> None:
+    cache = running.update.store.cache_folder(running.yard.manifest("1.0.0"))
+    assert cache.is_dir()
+    running.commit("1.1.0")
+    assert cache.is_dir()
+    running.offer("1.2.0")
+    running.until_over()
+    assert not running.update.store.cache_folder(running.yard.manifest("1.2.0")).parent.exists()
+    assert cache.is_dir()

@@ -47,6 +47,7 @@ def make_tiny_variant(
     offset: float = 0.0,
     golden_offset: float | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
+    depth: int = 1,
 ) -> Path:
     """Make a variant that finds bright discs and return its folder.
 
@@ -61,8 +62,13 @@ def make_tiny_variant(
         golden_offset: The golden set is recorded from a model with this offset; where it differs
             from ``offset``, the golden check must fail.
         limits: Of the variant.
+        depth: How many layers an OpenVINO model has; more take longer and change no answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if depth > 1:
+        files = _write_openvino(folder, offset, depth)
+        golden = _record(folder, files, target, labelled_discs())
+        return _write_variant(folder, files, target, golden, (_IMAGE,), (_MASK,), limits)
     if golden_offset is None or golden_offset == offset:
         files = _write_model(folder, target, offset)
         golden = _record(folder, files, target, labelled_discs())
@@ -115,14 +121,19 @@ def _discs(count: int, random: np.random.Generator) -> Iterator[tuple[NDArray[An
         yield image, inside.astype(np.uint8)
 
 
-def _write_openvino(folder: Path, offset: float) -> list[Path]:
+def _write_openvino(folder: Path, offset: float, depth: int = 1) -> list[Path]:
     import openvino as ov
     from openvino import opset13 as ops
 
     image = ops.parameter([1, 1, SIDE, SIDE], np.float32, name="image")
     image.output(0).set_names({"image"})
     kernel = ops.constant(np.full((1, 1, 3, 3), _GAIN / 9, np.float32))
-    mean = ops.convolution(image, kernel, [1, 1], [1, 1], [1, 1], [1, 1])
+    same = np.zeros((1, 1, 3, 3), np.float32)
+    same[0, 0, 1, 1] = 1.0
+    last = image
+    for _ in range(depth - 1):
+        last = ops.convolution(last, ops.constant(same), [1, 1], [1, 1], [1, 1], [1, 1])
+    mean = ops.convolution(last, kernel, [1, 1], [1, 1], [1, 1], [1, 1])
     bias = ops.constant(np.full((1, 1, 1, 1), _bias(offset), np.float32))
     logits = ops.add(mean, bias)
     logits.output(0).set_names({"logits"})

@@ -62,6 +62,11 @@ def test_shrinking_averages_areas():
     assert tensor.item() == 100.0
 
 
+def test_a_mean_between_two_steps_goes_up():
+    image = np.array([[0, 1], [1, 0]], np.uint8)
+    assert prepare_image(image, ImageInput(tensor="x", height=1, width=1, scale=1.0)) == 1.0
+
+
 def test_growing_is_linear():
     image = np.array([[0, 200]], np.uint8)
     tensor = prepare_image(image, rule(height=1, width=4, scale=1.0))

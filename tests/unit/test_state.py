@@ -81,6 +81,7 @@ def test_only_a_healthy_or_a_running_release_is_committed() -> None:
     assert ways == {
         (UpdateState.PROBATION, UpdateEvent.HEALTHY),
         (UpdateState.OFFERED, UpdateEvent.ALREADY_RUNNING),
+        (UpdateState.GATING, UpdateEvent.STILL_GOOD),
         (UpdateState.COMMITTED, UpdateEvent.RESTARTED),
     }
 
@@ -96,6 +97,21 @@ def test_a_failed_trial_leaves_the_gate_for_failed() -> None:
 
 def test_an_interrupted_trial_is_made_again() -> None:
     assert step(UpdateState.GATING, UpdateEvent.RESTARTED) is UpdateState.STAGED
+
+
+@pytest.mark.parametrize("state", sorted(FINAL - {UpdateState.INCONSISTENT}))
+def test_on_a_changed_machine_the_current_release_goes_to_the_gate(state: UpdateState) -> None:
+    assert step(state, UpdateEvent.FINGERPRINT_CHANGED) is UpdateState.STAGED
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_a_changed_machine_waits_for_the_update_in_hand(state: UpdateState) -> None:
+    assert (state, UpdateEvent.FINGERPRINT_CHANGED) not in TRANSITIONS
+
+
+@pytest.mark.parametrize("state", [UpdateState.STAGED, UpdateState.GATING])
+def test_a_current_release_that_no_longer_passes_rolls_back(state: UpdateState) -> None:
+    assert step(state, UpdateEvent.NO_LONGER_GOOD) is UpdateState.ROLLING_BACK
 
 
 def test_a_failed_probation_rolls_back() -> None:
