@@ -113,8 +113,7 @@ class Work:
 
     def note_gated(self, trial: RuntimeFacts | None) -> None:
         """Note on which machine the release in hand was gated; a restart gates and notes again."""
-        program = self.runtime_of(self.digest)
-        machine = Machine(system=self.system, trial=trial, program=program)
+        machine = Machine(system=self.system, trial=trial, program=self.runtime_of(self.digest))
         self.store.write_machine(self.digest, machine)
 
     def turn(self, event: UpdateEvent, **changes: object) -> Turn:
@@ -284,11 +283,10 @@ def _start_trial(work: Work) -> Trial:
     variant = read_variant(folder, check=False)
     cache = work.store.cache_folder(work.digest)
     work.storage.make_folder(cache)
-    baseline = None if current in {None, work.digest} else current
     return Trial(
         folder,
         variant.limits,
-        baseline=work.store.release_folder(baseline) if baseline else None,
+        baseline=work.store.release_folder(current) if current and not work.is_again else None,
         simulate=work.config.simulated,
         bench_s=work.config.timing.bench_s,
         cache=cache,
@@ -372,8 +370,7 @@ def _gate_again(work: Work, current: str) -> Turn | None:
     version = None
     with suppress(AsdicError):  # What is damaged is what the gate is about to say.
         version = work.store.release(current).version
-    journal = journal_again(work.journal, current, version)
-    return Turn(UpdateEvent.FINGERPRINT_CHANGED, journal)
+    return Turn(UpdateEvent.FINGERPRINT_CHANGED, journal_again(work.journal, current, version))
 
 
 def _stand(_work: Work) -> Turn | None:

@@ -16,7 +16,7 @@ from asdic.contract.errors import (
     ReleaseError,
 )
 from asdic.contract.files import parse_json
-from asdic.contract.messages import REPORT_TYPE, Loaded, Refusal, Report, UpdateState
+from asdic.contract.messages import REPORT_TYPE, Loaded, Refusal, Report, RuntimeFacts, UpdateState
 from asdic.contract.trust import open_envelope, public_hex
 from asdic.contract.variant import Limits
 from asdic.device.application import Program
@@ -32,9 +32,10 @@ from asdic.device.identity import make_key, read_key
 from asdic.device.reports import Reporter, read_last_report
 from asdic.device.update.gate import judge
 from asdic.device.update.journal import Finished, Journal, JournalFile, with_finished
+from asdic.device.update.machine import SYSTEM_FILES, Machine, system_fingerprint
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
 from asdic.device.update.storage import DiskStorage
-from asdic.device.update.store import Pointers
+from asdic.device.update.store import Pointers, Store
 from asdic.device.update.trial import Measured
 
 CONFIG = AgentConfig(
@@ -45,6 +46,7 @@ CONFIG = AgentConfig(
     tags={"site name": 'north "1" \\ \n ü'},
     timing=Timing(deadlines_s={"probation": 3.5}),
 )
+DIGEST = "sha256:" + 64 * "a"
 MEASURED = Measured(
     has_golden=True,
     golden_reason="",
@@ -268,3 +270,31 @@ def test_without_a_current_model_nothing_is_slower() -> None:
 )
 def test_a_refusal_has_a_code_for_machines(error: ReleaseError, code: str) -> None:
     assert refusal_for(error) == Refusal(code=code, message="x")
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_a_new_system_image_or_power_mode_is_another_machine(tmp_path: Path, name: str) -> None:
+    machine = Machine(system=system_fingerprint(tmp_path))
+    assert not machine.differs(system_fingerprint(tmp_path), None)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("new")
+    assert machine.differs(system_fingerprint(tmp_path), None)
+
+
+def test_a_new_runtime_is_another_machine() -> None:
+    old, new = (RuntimeFacts(runtime="litert", version=version) for version in "12")
+    assert not Machine(system="", trial=old).differs("", old)
+    assert Machine(system="", trial=old).differs("", new)
+
+
+def test_a_program_with_a_runtime_of_its_own_was_there_at_the_gate() -> None:
+    trial, own = RuntimeFacts(runtime="litert", version="1"), RuntimeFacts(runtime="x", version="1")
+    assert not Machine(system="", trial=trial, program=own).differs("", own)
+
+
+def test_a_damaged_note_of_the_machine_is_none(tmp_path: Path) -> None:
+    store = Store(tmp_path, DiskStorage()).prepare()
+    store.write_machine(DIGEST, Machine(system="x"))
+    assert store.machine(DIGEST) == Machine(system="x")
+    store.machine_path(DIGEST).write_bytes(b"{")
+    assert store.machine(DIGEST) is None
