@@ -63,7 +63,7 @@ class ArmBox:
         cpu_info = folder / "cpuinfo"
         count = os.cpu_count() or 1
         cpu_info.write_text("".join(PROCESSOR.format(number=n) for n in range(count)))
-        metadata = _metadata_folder()
+        metadata = _metadata_folder(folder)
         self._bound = {
             **{str(path): str(path) for path in (folder, *visible)},
             **{name: name for name in ("/dev", "/proc", "/sys")},
@@ -155,7 +155,13 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _metadata_folder() -> Path:
-    """Return the ``.dist-info`` of the asdic that runs here: the agent reports its version."""
-    files = distribution("asdic").files or ()
-    return Path(str(next(file.locate() for file in files if file.name == "METADATA"))).parent
+def _metadata_folder(folder: Path) -> Path:
+    """Write what pip would note of asdic into ``folder``, for what asks for its version."""
+    asdic = distribution("asdic")
+    # An editable install may leave an egg-info beside the sources, which says the same.
+    text = asdic.read_text("METADATA") or asdic.read_text("PKG-INFO")
+    assert text is not None
+    metadata = folder / f"asdic-{asdic.version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(text)
+    return metadata
