@@ -1,0 +1,176 @@
+"""A judge of one device, from its files and its program. It shares no code with the store.
+
+It reads a state folder with ``os`` and ``json`` alone, hashes with ``hashlib``, and knows from the
+yard, not from the device, what was signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.row import Forbidden
+
+POINTERS = ("current", "previous", "candidate")
+ENDED = frozenset({"idle", "committed", "failed", "rejected"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A release as the yard signed it: its files' sha256 by name; whether the gate may pass it."""
+
+    version: str
+    security_counter: int
+    files: Mapping[str, str]
+    is_good: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is left of a device after a fault, when it had time to come to rest.
+
+    Args:
+        folder: Its state folder.
+        signed: All releases of the yard, by the hex digits of their manifest's digest.
+        running: The manifest (hex) that the program really has loaded, or None.
+        ran: The manifests of all inferences made on the way, in order.
+        reports: What the device said, oldest first, as decoded JSON.
+    """
+
+    folder: Path
+    signed: Mapping[str, Signed]
+    running: str | None
+    ran: Sequence[str] = ()
+    reports: Sequence[Mapping[str, Any]] = ()
+
+
+def forbidden_in(evidence: Evidence) -> tuple[Forbidden, ...]:
+    """Return what must not have happened and did."""
+    checks = {
+        Forbidden.BRICK: _is_brick,
+        Forbidden.MIXED: _is_mixed,
+        Forbidden.UNVERIFIED_RAN: _ran_unverified,
+        Forbidden.DOWNGRADED: _is_downgraded,
+        Forbidden.STUCK: _is_stuck,
+        Forbidden.LIED: _has_lied,
+        Forbidden.LEAK: _leaks,
+    }
+    return tuple(name for name, holds in checks.items() if holds(evidence))
+
+
+def intact(folder: Path, signed: Mapping[str, Signed]) -> frozenset[str]:
+    """Return the signed releases that lie whole in a state folder, by their manifest (hex)."""
+    return frozenset(
+        name for name in _names(folder / "releases") if _is_whole(folder, name, signed)
+    )
+
+
+def pointer(folder: Path, name: str) -> str | None:
+    """Return the manifest (hex) that a pointer names."""
+    path = folder / name
+    return os.path.basename(os.readlink(path)) if path.is_symlink() else None
+
+
+def _is_brick(evidence: Evidence) -> bool:
+    """Nothing runs, though a good release that it had been told to run lies whole on the disk."""
+    named = {pointer(evidence.folder, name) for name in ("current", "previous")}
+    good = {
+        name
+        for name in intact(evidence.folder, evidence.signed) & named
+        if evidence.signed[name].is_good
+    }
+    return evidence.running is None and bool(good)
+
+
+def _is_mixed(evidence: Evidence) -> bool:
+    """What runs is not, byte for byte, one signed release."""
+    running = evidence.running
+    return running is not None and not _is_whole(evidence.folder, running, evidence.signed)
+
+
+def _ran_unverified(evidence: Evidence) -> bool:
+    known = evidence.signed
+    return any(name not in known or not known[name].is_good for name in evidence.ran)
+
+
+def _is_downgraded(evidence: Evidence) -> bool:
+    """What runs has a lower security counter than a release that was committed before."""
+    committed = {
+        report["manifest"].removeprefix("sha256:")
+        for report in evidence.reports
+        if report["state"] == "committed" and report["manifest"]
+    }
+    counters = [evidence.signed[name].security_counter for name in committed & set(evidence.signed)]
+    running = evidence.signed.get(evidence.running or "")
+    return running is not None and running.security_counter < max(counters, default=0)
+
+
+def _is_stuck(evidence: Evidence) -> bool:
+    """The update has not ended, or ended where no later offer can be taken."""
+    try:
+        state = json.loads((evidence.folder / "journal.json").read_bytes())["state"]
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return state not in ENDED
+
+
+def _has_lied(evidence: Evidence) -> bool:
+    """A number was used for two reports, or the last one names another model than what runs."""
+    said = Counter(report["number"] for report in {_key(r): r for r in evidence.reports}.values())
+    if any(count > 1 for count in said.values()):
+        return True
+    if not evidence.reports:
+        return False
+    loaded = evidence.reports[-1]["loaded"]
+    claimed = loaded["manifest"].removeprefix("sha256:") if loaded else None
+    return claimed != evidence.running
+
+
+def _leaks(evidence: Evidence) -> bool:
+    """Something lies on the disk that no pointer needs."""
+    folder = evidence.folder
+    named = {name for name in (pointer(folder, one) for one in POINTERS) if name is not None}
+    blobs = set(named)
+    for name in named & set(evidence.signed):
+        blobs |= set(evidence.signed[name].files.values())
+    return bool(
+        set(_names(folder / "releases")) - named
+        or set(_names(folder / "gated")) - named
+        or set(_names(folder / "store" / "blobs")) - blobs
+        or _names(folder / "store" / "partial")
+        or list(_leftovers(folder))
+    )
+
+
+def _leftovers(folder: Path) -> Iterator[str]:
+    """Yield the temporary files of an atomic write that nobody finished."""
+    for place, folders, files in os.walk(folder):
+        yield from (os.path.join(place, name) for name in (*folders, *files) if name[0] == ".")
+
+
+def _is_whole(folder: Path, name: str, signed: Mapping[str, Signed]) -> bool:
+    if name not in signed:
+        return False
+    place = folder / "releases" / name
+    found = {one: _sha256(place / one) for one in _names(place)}
+    return found == dict(signed[name].files)
+
+
+def _names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _key(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, sort_keys=True)
