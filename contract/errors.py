@@ -46,6 +46,10 @@ class InstallError(AsdicError):
     """The device cannot take the release; it stays on what it runs and says why."""
 
 
+class NoModelError(AsdicError):
+    """There is no model to ask, so there is no result: the last one is not given again."""
+
+
 class QuantizationError(AsdicError):
     """The model or the recipe has to change."""
 

@@ -87,12 +87,31 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What the inferring program itself acknowledged: manifest digest, version, process, count."""
+    """What the inferring program itself acknowledged: manifest digest, version, process, count.
+
+    The last two are not its word but what the kernel shows: ``silent``, its process is stopped or
+    gone, or has said nothing for a while; ``holds``, the manifest digests of other releases whose
+    files the process still has mapped. A device that does not look says neither.
+    """
 
     manifest: str
     version: str
     pid: int
     inferences: int
+    silent: bool = False
+    holds: tuple[str, ...] = ()
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing speaks against the program's word."""
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against it, in few words for people; empty where nothing does."""
+        held = ", ".join(digest.removeprefix("sha256:")[:8] for digest in self.holds)
+        words = ("silent" if self.silent else "", f"still maps {held}" if held else "")
+        return ", ".join(word for word in words if word)
 
 
 class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
