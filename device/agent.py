@@ -17,7 +17,8 @@ from typing import Final
 from typing_extensions import assert_never
 
 from asdic.contract.errors import AsdicError, ConfigError
-from asdic.device.application import ApplicationSocket, CurrentRelease
+from asdic.device.application import CurrentRelease
+from asdic.device.application_socket import ApplicationSocket
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.identity import read_key
 from asdic.device.link import Arrival, BenchOrdered, ChunkArrived, Connected, Link, OfferArrived

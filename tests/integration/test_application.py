@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 
 from asdic.contract.errors import ConfigError, LinkError
-from asdic.device.application import (
-    Application,
-    ApplicationSocket,
-    CurrentRelease,
-    HealthCall,
-)
+from asdic.device.application import Application, CurrentRelease, HealthCall
+from asdic.device.application_socket import ApplicationSocket
 
 RELEASE = CurrentRelease(manifest="sha256:aa", version="1.0.0", folder="/releases/aa")
 
