@@ -62,7 +62,7 @@ def frames_for(variant: Variant, folder: Path, images: Sequence[Path]) -> Iterat
         DataError: An image cannot be read.
     """
     if images:
-        return (read_image(path) for path in itertools.cycle(images))
+        return map(read_image, itertools.cycle(images))  # goes on after an image that is damaged
     if variant.golden is None:
         raise ConfigError(f"{folder} has no golden set; name a folder of images with --frames")
     samples = read_golden(folder / variant.golden.file.name)
