@@ -16,6 +16,7 @@ VERBS: Final = MappingProxyType(
         "run": "asdic.cli.agent_run:run",
         "install": "asdic.cli.agent_install:install",
         "status": "asdic.cli.agent_status:status",
+        "doctor": "asdic.cli.agent_doctor:doctor",
         "bench": "asdic.cli.agent_bench:bench",
     }
 )
@@ -31,6 +32,7 @@ def agent() -> None:
       asdic-agent enrol --server http://127.0.0.1:8470 --token ID.SECRET --state box1
       asdic-agent run --state box1
       asdic-agent status --state box1
+      asdic-agent doctor --state box1
       asdic-agent install /media/usb/releases --state box1
     """
 
