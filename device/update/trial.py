@@ -23,6 +23,7 @@ from asdic.contract.errors import AsdicError
 from asdic.contract.messages import Refusal, RuntimeFacts
 from asdic.device.process import PR_SET_NO_NEW_PRIVS, control_process, end_with_parent
 from asdic.device.runner.cache import keep_in
+from asdic.device.update.landlock import LOOK, OWN, USE, libraries, restrict
 from asdic.device.update.refusal import refusal_for
 
 NOBODY: Final = 65_534
@@ -31,6 +32,13 @@ CLONE_NEWNET: Final = 0x4000_0000
 FILE_LIMIT_BYTES: Final = 1 << 20
 HEADROOM_BYTES: Final = 2 << 30
 NICENESS: Final = 10
+# What a runtime on the processor reads and an attacker cannot use: no /home, no /var, little of
+# /etc.
+SYSTEM: Final = (
+    *("/usr", "/lib", "/lib64", "/bin", "/opt", "/proc", "/sys"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/passwd"),
+)
+DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,12 +76,21 @@ def confine(
     *,
     file_bytes: int = FILE_LIMIT_BYTES,
     cache: Path | None = None,
+    baseline: Path | None = None,
 ) -> tuple[str, ...]:
     """Give up what this process does not need and return what could be given up.
 
-    ``cache`` is the one folder that it may still write to afterwards, whoever it is then.
     It must run before any thread starts. Where the kernel refuses, the trial still runs: the
     result says what was in force.
+
+    Args:
+        folder: The candidate, which it may read.
+        memory_bytes: What the candidate may take.
+        cpu_s: How many seconds of a processor the whole trial may take.
+        file_bytes: How large a file may become. More than ``FILE_LIMIT_BYTES`` is for runtimes
+            that build something, and those open drivers, whose files no list here can know.
+        cache: The one folder that it may still write to, whoever it is then.
+        baseline: The current model, which it may read.
     """
     given_up = ["files", "memory", "cpu", "priority"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -88,6 +105,8 @@ def confine(
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     given_up.extend(_give_up_a_core())
     given_up.extend(_give_up_network_and_user(folder, cache))
+    if file_bytes <= FILE_LIMIT_BYTES:
+        given_up.extend(restrict(_needed(folder, baseline, cache)))
     if control_process(PR_SET_NO_NEW_PRIVS, 1):
         given_up.append("new-privileges")
     return tuple(given_up)
@@ -122,6 +141,25 @@ def _give_up_network_and_user(folder: Path, cache: Path | None) -> list[str]:
         os.setuid(NOBODY)
         given_up.append("user")
     return given_up
+
+
+def _needed(folder: Path, baseline: Path | None, cache: Path | None) -> dict[Path, int]:
+    """Return what a trial on the processor opens: never the folder around the releases."""
+    packages = (Path(place) for place in (*_source_folders(), *sys.path) if place)
+    python = (Path(sys.prefix), Path(sys.base_prefix), *packages)
+    needed = libraries((*map(Path, SYSTEM), *python), beside=folder.resolve())
+    needed.update({Path(device): USE for device in DEVICES})
+    needed.update({release: LOOK for release in (folder, baseline) if release is not None})
+    if cache is not None:
+        needed[cache] = OWN
+    return needed
+
+
+def _source_folders() -> tuple[str, ...]:
+    import asdic.contract
+    import asdic.device
+
+    return (*asdic.contract.__path__, *asdic.device.__path__)
 
 
 def own_folders(cache: Path, user: int) -> None:
@@ -221,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.cpu_s,
         file_bytes=options.file_bytes,
         cache=options.cache,
+        baseline=options.baseline,
     )
     # A change of user clears the parent-death signal, hence after it.
     end_with_parent(options.parent)
