@@ -40,7 +40,7 @@ def enrol(
     from asdic.contract.errors import ConfigError
     from asdic.device.enrolment import enrol as enrol_device
     from asdic.device.enrolment import guess_device_id, guess_target
-    from asdic.device.update.storage import DiskStorage
+    from asdic.device.update.storage import Storage
 
     pairs = [tag.partition("=") for tag in tags]
     if not all(key and value for key, _, value in pairs):
@@ -54,7 +54,7 @@ def enrol(
         target=target or guess_target(),
         simulated=simulate,
         tags={key: value for key, _, value in pairs},
-        storage=DiskStorage(),
+        storage=Storage(),
     )
     click.echo(
         f"enrolled {config.device} as {config.target}; "

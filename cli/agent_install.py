@@ -34,7 +34,7 @@ def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runne
     from asdic.device.config import read_config
     from asdic.device.install import Installation
     from asdic.device.link import FolderLink
-    from asdic.device.update.storage import DiskStorage
+    from asdic.device.update.storage import Storage
 
     log_to_stderr()
     is_stopped = stop_on_signals()
@@ -47,7 +47,7 @@ def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runne
             device,
             config,
             link=link,
-            storage=DiskStorage(),
+            storage=Storage(),
             supervisor=supervisor,
             again=True,
         )

@@ -34,7 +34,7 @@ def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
     from asdic.device.config import read_config
     from asdic.device.identity import read_key
     from asdic.device.link import MqttLink
-    from asdic.device.update.storage import DiskStorage
+    from asdic.device.update.storage import Storage
 
     log_to_stderr()
     is_stopped = stop_on_signals()
@@ -43,6 +43,4 @@ def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
     link = MqttLink(config.broker, config.device, read_key(folder), config.timing)
     supervisor = supervisor_for(folder, config, frames=frames, fps=fps, no_runner=no_runner)
     with locked(folder):
-        Agent(folder, config, link=link, storage=DiskStorage(), supervisor=supervisor).run(
-            is_stopped
-        )
+        Agent(folder, config, link=link, storage=Storage(), supervisor=supervisor).run(is_stopped)

@@ -109,6 +109,11 @@ def check_version(version: str) -> str:
     return version
 
 
+def is_digest(text: str) -> bool:
+    """Return whether ``text`` is a digest as ``sha256:<64 hex digits>``."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def hex_of(digest: str) -> str:
     """Return the hex part of ``sha256:<hex>``.
 

@@ -19,6 +19,7 @@ from typing_extensions import assert_never
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.device.application import CurrentRelease
 from asdic.device.application_socket import ApplicationSocket
+from asdic.device.by_hand import Requests
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.identity import read_key
 from asdic.device.link import Arrival, BenchOrdered, ChunkArrived, Connected, Link, OfferArrived
@@ -30,6 +31,7 @@ from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 from asdic.device.update.update import Update
+from asdic.device.update.work import OpenTrial, open_trial
 
 ARRIVALS_A_TICK: Final = 32
 
@@ -46,6 +48,8 @@ class Agent:
         storage: The door to the disk.
         supervisor: The runner process; None where the box's own program runs the model.
         again: Try an offer anew that has failed before, because a person asks for it.
+        now: Update also while an exam is in progress, because a person asks for it.
+        open_trial: Starts the trial of a candidate.
     """
 
     def __init__(
@@ -57,10 +61,13 @@ class Agent:
         storage: Storage,
         supervisor: Supervisor | None = None,
         again: bool = False,
+        now: bool = False,
+        open_trial: OpenTrial = open_trial,
     ) -> None:
         self._link = link
         self._supervisor = supervisor
         self._again = again
+        self._now = now
         self._complaint = ""
         self._store = Store(state.path, storage)
         self._socket = ApplicationSocket(
@@ -77,7 +84,9 @@ class Agent:
             program=self._socket,
             crashes=lambda: supervisor.crashes if supervisor is not None else 0,
             changed=self._report,
+            open_trial=open_trial,
         )
+        self._requests = Requests(state, self.update, storage)
 
     def run(self, until: Callable[[], bool]) -> None:
         """Work until ``until`` is true, which is asked several times a second."""
@@ -103,6 +112,7 @@ class Agent:
             self._take(arrival)
         if self._supervisor is not None:
             self._supervisor.tick()
+        self._requests.tick()
         self.update.tick()
         has_time = not self._socket.is_busy() and self.update.journal.state in FINAL
         self._orders.tick(may_run=has_time)
@@ -117,7 +127,7 @@ class Agent:
             case BenchOrdered():
                 self._orders.take(arrival.data)
             case OfferArrived():
-                self.update.take_offer(arrival.data, again=self._again)
+                self.update.take_offer(arrival.data, again=self._again, now=self._now)
             case ChunkArrived():
                 self.update.take_chunk(arrival.blob, arrival.number, arrival.data)
             case _:

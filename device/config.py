@@ -130,6 +130,21 @@ class StateFolder:
         return self.path / "bench" / "floor.json"
 
     @property
+    def reserve(self) -> Path:
+        """Room for the journal on a disk that someone else has filled."""
+        return self.path / "reserve"
+
+    @property
+    def order(self) -> Path:
+        """What a person at the box asks the running agent for."""
+        return self.path / "by-hand" / "order.json"
+
+    @property
+    def answer(self) -> Path:
+        """What the agent answered to it."""
+        return self.path / "by-hand" / "answer.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the agent that works on this folder."""
         return self.path / "agent.lock"
@@ -158,8 +173,12 @@ def read_config(state: StateFolder) -> AgentConfig:
 
 def write_config(state: StateFolder, config: AgentConfig) -> None:
     """Write ``agent.toml``."""
-    lines = _toml_lines(msgspec.to_builtins(config))
-    write_file(state.config, "\n".join(lines).encode() + b"\n")
+    write_file(state.config, encode_config(config))
+
+
+def encode_config(config: AgentConfig) -> bytes:
+    """Return ``config`` as TOML."""
+    return "\n".join(_toml_lines(msgspec.to_builtins(config))).encode() + b"\n"
 
 
 def _toml_lines(table: Mapping[str, object], prefix: str = "") -> Iterator[str]:

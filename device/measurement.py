@@ -17,7 +17,7 @@ from asdic.device.config import StateFolder, read_config
 from asdic.device.identity import read_key
 from asdic.device.orders import sign_refusal
 from asdic.device.update.refusal import refusal_for
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 
 
@@ -36,7 +36,7 @@ def measure_current(
         ReleaseError: The release is damaged.
     """
     config = read_config(state)
-    store = Store(state.path, DiskStorage())
+    store = Store(state.path, Storage())
     digest = store.pointer(Pointer.CURRENT)
     if digest is None:
         raise ConfigError(f"{state.path} has no current release yet")

@@ -21,10 +21,21 @@ from asdic.contract.trust import sign_envelope
 from asdic.device.application import Program
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.journal import Journal
+from asdic.device.update.sealed import SCHEMA, seal, unseal_line
 from asdic.device.update.storage import Storage
 
-NUMBER_LIMIT_BYTES: Final = 64
+NUMBER_LIMIT_BYTES: Final = 256
 REPORT_LIMIT_BYTES: Final = 64 << 10
+
+
+class _Number(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``reports/number``: that of the last report, sent or not.
+
+    Every schema has the number, so that an older agent can still report.
+    """
+
+    schema: int = SCHEMA
+    number: int = 0
 
 
 class Reporter:
@@ -52,7 +63,7 @@ class Reporter:
     def report(self, journal: Journal, program: Program) -> None:
         """Send a report."""
         self._number += 1
-        self._storage.write(self._state.report_number, str(self._number).encode())
+        self._storage.write(self._state.report_number, seal(_Number(number=self._number)))
         report = self._report(journal, program)
         data = canonical_json(report)
         self._storage.write(self._state.last_report, data)
@@ -100,17 +111,27 @@ def _news(journal: Journal, program: Program) -> tuple[object, ...]:
 
 
 def _read_number(state: StateFolder) -> int:
-    """Return the number of the last report.
+    """Return the number of the last report; no number is ever used for two.
+
+    The number is written before its report, so where it is damaged the last report's is at most
+    one behind.
 
     Raises:
-        ConfigError: The file is damaged; a number that was used may not be used again.
+        ConfigError: Both the number and the last report are damaged.
     """
-    if not state.report_number.exists():
+    path = state.report_number
+    if not path.exists():
         return 0
-    data = read_bounded(state.report_number, NUMBER_LIMIT_BYTES)
-    if not data.isdigit():
+    data = read_bounded(path, NUMBER_LIMIT_BYTES)
+    if data.isdigit():  # schema 1
+        return int(data)
+    try:
+        return parse_json(unseal_line(data, what=str(path)), _Number, what=str(path)).number
+    except ConfigError as error:
+        last = read_last_report(state)
+        if last is not None:
+            return last.number + 1
         raise ConfigError(
-            f"{state.report_number} is damaged; write a number into it that is larger than the "
+            f"{path} is damaged; write a number into it that is larger than the "
             "last one that `asdic status` shows for this device"
-        )
-    return int(data)
+        ) from error

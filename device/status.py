@@ -8,7 +8,7 @@ from asdic.contract.messages import Report
 from asdic.device.config import StateFolder, read_config
 from asdic.device.reports import read_last_report
 from asdic.device.update.journal import Journal, JournalFile
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 
 
@@ -46,7 +46,7 @@ def read_status(state: StateFolder) -> DeviceStatus:
         ConfigError: The folder is no enrolled device, or its journal is damaged.
     """
     config = read_config(state)
-    storage = DiskStorage()
+    storage = Storage()
     store = Store(state.path, storage)
     return DeviceStatus(
         device=config.device,

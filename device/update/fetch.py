@@ -28,7 +28,8 @@ from asdic.device.update.store import Store
 
 RANGES_LIMIT: Final = 64
 MISSING_CHUNKS_LIMIT: Final = 64
-RESERVE_BYTES: Final = 16 << 20
+SPARE_BYTES: Final = 16 << 20
+SPARE_FILES: Final = 64
 
 
 class BlobSource(Protocol):
@@ -57,12 +58,19 @@ def check_space(store: Store, storage: Storage, blobs: Iterable[Descriptor]) -> 
     Raises:
         InstallError: It does not fit.
     """
-    needed = sum(blob.size - _held_bytes(store, blob) for blob in blobs) + RESERVE_BYTES
-    free = storage.free_bytes(store.folder)
-    if needed > free:
+    wanted = tuple(blobs)
+    needed = sum(blob.size - _held_bytes(store, blob) for blob in wanted) + SPARE_BYTES
+    free = storage.space(store.folder)
+    if needed > free.bytes:
         raise RefusedInstallError(
             "no-space",
-            f"the release needs {needed >> 20} MiB on the disk, {free >> 20} MiB are free",
+            f"the release needs {needed >> 20} MiB on the disk, {free.bytes >> 20} MiB are free",
+        )
+    # Each blob is a file with a bitmap beside it, then a file in the release folder as well.
+    files = 3 * len(wanted) + SPARE_FILES
+    if files > free.files:
+        raise RefusedInstallError(
+            "no-space", f"the release needs {files} files on the disk, {free.files} are free"
         )
 
 
@@ -110,9 +118,21 @@ class PartialBlob:
     def sync(self) -> None:
         """Make the taken chunks durable, then say so in the bitmap."""
         if self.unsynced:
-            self._storage.sync(self._path)
+            try:
+                self._storage.sync(self._path)
+            except OSError:
+                self._start_over()
+                raise
             self._storage.write(self._bitmap_path, bytes(self._bitmap))
             self.unsynced = 0
+
+    def _start_over(self) -> None:
+        """Forget all chunks: what the disk lost once, no later ``fsync`` admits to have lost."""
+        self._bitmap = bytearray(len(self._bitmap))
+        self.unsynced = 0
+        with suppress(OSError):
+            self._storage.remove(self._bitmap_path)
+            self._storage.remove(self._path)
 
     def progress(self) -> Progress:
         """Return how far this blob is."""

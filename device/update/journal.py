@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import ConfigError
-from asdic.contract.files import canonical_json, parse_json, read_bounded
 from asdic.contract.messages import GateFacts, Refusal, UpdateState
+from asdic.device.update.sealed import SCHEMA, NewerSchemaError, read_sealed, seal
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointers
@@ -24,12 +24,16 @@ FINISHED_KEPT: Final = 8
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """An update that ended: the same offer is not taken up again."""
+    """An update that ended: the same offer is not taken up again.
+
+    ``was_tried``: the release passed the gate and had its probation.
+    """
 
     rollout: str
     offer: str
     manifest: str | None
     state: UpdateState
+    was_tried: bool = False
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +41,11 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
 
     ``offer`` is the digest of the stored offer. ``previous`` is the manifest that ``current``
     named before the switch (None: there was none). ``held`` is the event that a busy program
-    holds back. ``restarts`` counts restarts since the gate was entered, ``refetches`` the times
-    that fetched blobs were damaged.
+    holds back; ``by_person`` says that a person at the box overrides it. ``restarts`` counts
+    restarts since the gate was entered, ``refetches`` the times that fetched blobs were damaged.
     """
 
+    schema: int = SCHEMA
     state: UpdateState = UpdateState.IDLE
     rollout: str | None = None
     offer: str | None = None
@@ -53,6 +58,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     gate: GateFacts | None = None
     restarts: int = 0
     refetches: int = 0
+    by_person: bool = False
     finished: tuple[Finished, ...] = ()
 
 
@@ -75,25 +81,31 @@ class JournalFile:
         """Return the journal; a device that has none is idle.
 
         Raises:
+            NewerSchemaError: A newer agent wrote it.
             ConfigError: The file is damaged.
         """
         if not self.path.exists():
             return Journal()
-        data = read_bounded(self.path, JOURNAL_LIMIT_BYTES)
-        return parse_json(data, Journal, what=str(self.path))
+        journal = read_sealed(self.path, Journal, JOURNAL_LIMIT_BYTES)
+        return msgspec.structs.replace(journal, schema=SCHEMA)
 
     def write(self, journal: Journal) -> None:
         """Replace the journal in one step that survives a power cut."""
-        self._storage.write(self.path, canonical_json(journal))
+        self._storage.write(self.path, seal(journal), urgent=True)
 
     def read_or_recover(self, pointers: Pointers) -> Journal:
         """Return the journal, or where the pointers say that the update stands if it is damaged.
 
         ``candidate`` is removed only after a commit or a rollback. So where it equals ``current``
         a release was activated and not committed, and the device goes back.
+
+        Raises:
+            NewerSchemaError: A newer agent wrote the journal.
         """
         try:
             return self.read()
+        except NewerSchemaError:
+            raise
         except ConfigError:
             if pointers.candidate is None or pointers.candidate != pointers.current:
                 return Journal()
@@ -115,6 +127,27 @@ def journal_again(before: Journal, current: str, version: str | None) -> Journal
     return msgspec.structs.replace(before, gate=None, previous=None, refusal=None, restarts=0)
 
 
+def journal_back(
+    before: Journal,
+    current: str,
+    *,
+    version: str | None,
+    previous: str | None,
+    refusal: Refusal,
+    is_wanted_again: bool,
+) -> Journal:
+    """Return the journal of the way back from the committed release.
+
+    ``is_wanted_again``: forget that it was committed, so that its offer may bring it once more.
+    """
+    kept = tuple(
+        ended for ended in before.finished if not is_wanted_again or ended.manifest != current
+    )
+    return Journal(
+        manifest=current, version=version, previous=previous, refusal=refusal, finished=kept
+    )
+
+
 def with_finished(journal: Journal) -> Journal:
     """Return ``journal`` with the update in hand noted as finished."""
     if journal.rollout is None or journal.offer is None:
@@ -124,6 +157,7 @@ def with_finished(journal: Journal) -> Journal:
         offer=journal.offer,
         manifest=journal.manifest,
         state=journal.state,
+        was_tried=journal.gate is not None,
     )
     others = tuple(one for one in journal.finished if one != ended)
     return msgspec.structs.replace(journal, finished=(*others, ended)[-FINISHED_KEPT:])

@@ -23,12 +23,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The fingerprint of a machine at the gate.
 
     ``trial`` is what ran the model in the trial, ``program`` what the inferring program said of
-    itself then; a program of the user's own may run it with something else.
+    itself then; a program of the user's own may run it with something else. A current release that
+    has not passed runs on where there is no other.
     """
 
     system: str
     trial: RuntimeFacts | None = None
     program: RuntimeFacts | None = None
+    has_passed: bool = True
 
     def differs(self, system: str, program: RuntimeFacts | None) -> bool:
         """Return whether ``system``, or what ``program`` says (None: nothing yet), is new."""

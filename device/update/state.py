@@ -41,6 +41,7 @@ class UpdateEvent(str, Enum):
     FINGERPRINT_CHANGED = "fingerprint-changed"
     STILL_GOOD = "still-good"
     NO_LONGER_GOOD = "no-longer-good"
+    SENT_BACK = "sent-back"
     RESTARTED = "restarted"
 
 
@@ -90,6 +91,7 @@ TRANSITIONS: Final = MappingProxyType(
         (_S.DEFERRED, _E.READY): _S.GATING,
         (_S.DEFERRED, _E.GATE_PASSED): _S.ACTIVATING,
         (_S.DEFERRED, _E.UNHEALTHY): _S.ROLLING_BACK,
+        (_S.DEFERRED, _E.TIMED_OUT): _S.FAILED,
         (_S.ROLLING_BACK, _E.BACK): _S.ROLLED_BACK,
         (_S.ROLLING_BACK, _E.TIMED_OUT): _S.INCONSISTENT,
         (_S.ROLLED_BACK, _E.SETTLED): _S.FAILED,
@@ -115,6 +117,16 @@ TRANSITIONS: Final = MappingProxyType(
         (_S.GATING, _E.STILL_GOOD): _S.COMMITTED,
         (_S.STAGED, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
         (_S.GATING, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        # The current release is damaged, or a person at the box asks for the one before it.
+        (_S.IDLE, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        (_S.REJECTED, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        (_S.COMMITTED, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        (_S.FAILED, _E.NO_LONGER_GOOD): _S.ROLLING_BACK,
+        (_S.IDLE, _E.SENT_BACK): _S.ROLLING_BACK,
+        (_S.REJECTED, _E.SENT_BACK): _S.ROLLING_BACK,
+        (_S.COMMITTED, _E.SENT_BACK): _S.ROLLING_BACK,
+        (_S.FAILED, _E.SENT_BACK): _S.ROLLING_BACK,
+        (_S.PROBATION, _E.SENT_BACK): _S.ROLLING_BACK,
         # The agent came back.
         (_S.IDLE, _E.RESTARTED): _S.IDLE,
         (_S.OFFERED, _E.RESTARTED): _S.OFFERED,
@@ -140,16 +152,17 @@ DEADLINES_S: Final = MappingProxyType(
         _S.FETCHING: 7 * DAY_S,
         _S.VERIFYING: 600.0,
         _S.STAGED: 60.0,
+        _S.DEFERRED: 7 * DAY_S,
         _S.GATING: 900.0,
         _S.ACTIVATING: 60.0,
         _S.PROBATION: 120.0,
         _S.ROLLING_BACK: 120.0,
     }
 )
-"""Seconds of running agent, without those in which the program is busy, before ``TIMED_OUT``.
+"""Seconds of running agent before ``TIMED_OUT``, without those in which the program is busy.
 
-States that are not here end by themselves at once, last until the exam is over (``deferred``), or
-are final.
+A deferred update waits for just that, so there all seconds count. ``rolled-back`` ends at its
+first tick, and the final states have nothing to wait for.
 """
 
 

@@ -9,10 +9,6 @@ through the store, the trust folder and their storage.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -20,133 +16,26 @@ import msgspec
 
 from asdic.contract.errors import AsdicError, DigestError, InstallError
 from asdic.contract.files import read_bounded
-from asdic.contract.messages import Refusal, RuntimeFacts, UpdateState
+from asdic.contract.messages import Refusal, UpdateState
 from asdic.contract.release import TARGET_NAME, Manifest, digest_of, parse_manifest, variant_of
 from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
-from asdic.contract.variant import read_variant
-from asdic.device.application import ProgramView
-from asdic.device.config import AgentConfig, StateFolder
-from asdic.device.update.fetch import BlobSource, Download, check_space
-from asdic.device.update.gate import Trial, file_limit_bytes
-from asdic.device.update.journal import Journal, Turn, journal_again
-from asdic.device.update.machine import Machine, system_fingerprint
+from asdic.device.update.fetch import Download, check_space
+from asdic.device.update.journal import Turn, journal_again
 from asdic.device.update.refusal import RefusedReleaseError
 from asdic.device.update.state import UpdateEvent
-from asdic.device.update.storage import Storage
-from asdic.device.update.store import VERSION, Pointer, Store
-from asdic.device.update.trust import TrustFolder
+from asdic.device.update.store import VERSION, Pointer
 
 if TYPE_CHECKING:
     from asdic.device.update.trusted import VerifiedOffer
 
 RESTARTS_LIMIT: Final = 4
 REFETCHES_LIMIT: Final = 2
+PROBATIONS_LIMIT: Final = 3
+DAMAGED: Final = "damaged"
+DOUBT_S: Final = 5.0
+DOUBT_MAX_S: Final = 600.0
 
 log = logging.getLogger("asdic.update")
-
-
-@dataclass(kw_only=True)
-class Visit:
-    """What a state keeps in memory from its entry until it is left."""
-
-    crashes_before: int = 0
-    is_settled: bool = False
-    verified: tuple[VerifiedOffer, Manifest] | None = None
-    download: Download | None = None
-    trial: Trial | None = None
-    gated_on: Machine | None = None
-
-    def end(self) -> None:
-        """Stop what runs and keep what was fetched."""
-        if self.trial is not None:
-            self.trial.stop()
-        if self.download is not None:
-            self.download.close()
-
-
-@dataclass(kw_only=True)
-class Work:
-    """The update in hand, and what its steps work with."""
-
-    state: StateFolder
-    config: AgentConfig
-    storage: Storage
-    store: Store
-    trust: TrustFolder
-    source: BlobSource
-    program: ProgramView
-    crashes: Callable[[], int]
-    clock: Callable[[], float]
-    now: Callable[[], datetime]
-    journal: Journal
-    visit: Visit = field(default_factory=Visit)
-    system: str = field(default_factory=system_fingerprint)
-
-    @property
-    def digest(self) -> str:
-        """The manifest of the release in hand."""
-        if self.journal.manifest is None:
-            raise InstallError("the journal names no release")
-        return self.journal.manifest
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its content, from the store."""
-        return self.store.manifest(self.digest)
-
-    @property
-    def loaded(self) -> str | None:
-        """The manifest that the inferring program has acknowledged."""
-        loaded = self.program.program().loaded
-        return loaded.manifest if loaded is not None else None
-
-    @property
-    def is_again(self) -> bool:
-        """Whether the gate is for the current release, because the machine has changed."""
-        states = {UpdateState.STAGED, UpdateState.DEFERRED, UpdateState.GATING}
-        is_current = self.store.pointer(Pointer.CURRENT) == self.journal.manifest
-        return self.journal.state in states and is_current
-
-    def runtime_of(self, digest: str) -> RuntimeFacts | None:
-        """Return what the program says that it runs ``digest`` with, if it runs it."""
-        return self.program.program().runtime if self.loaded == digest else None
-
-    def note_gated(self, trial: RuntimeFacts | None) -> None:
-        """Note on which machine the release in hand was gated; a restart gates and notes again."""
-        machine = Machine(system=self.system, trial=trial, program=self.runtime_of(self.digest))
-        self.store.write_machine(self.digest, machine)
-
-    def turn(self, event: UpdateEvent, **changes: object) -> Turn:
-        """Return a turn that adds ``changes`` to the journal."""
-        return Turn(event, msgspec.structs.replace(self.journal, **changes))
-
-    def refused(self, event: UpdateEvent, refusal: Refusal, **changes: object) -> Turn:
-        """Return a turn that goes wrong; the first reason is the one to remember."""
-        if self.is_again:
-            return self._no_longer_good(event, refusal)
-        return self.turn(event, refusal=self.journal.refusal or refusal, **changes)
-
-    def _no_longer_good(self, event: UpdateEvent, reason: Refusal) -> Turn:
-        """Return the turn away from the current release, or ``event`` where there is no other."""
-        message = f"the current model no longer passes on this machine: {reason.message}"
-        refusal = Refusal(code=reason.code, message=message)
-        previous = self.store.pointer(Pointer.PREVIOUS)
-        if previous in {None, self.digest}:
-            self.note_gated(None)
-            return self.turn(event, refusal=refusal)
-        return self.turn(UpdateEvent.NO_LONGER_GOOD, refusal=refusal, previous=previous)
-
-    def verify(self, offer: Offer) -> VerifiedOffer:
-        """Return what both repositories say in ``offer``.
-
-        Raises:
-            ReleaseError: It is not for us, not signed, not fresh, or older.
-        """
-        # python-tuf takes 10 MB and 0.2 s to import, and most days bring no offer.
-        from asdic.device.update.trusted import DeviceFacts, verify_offer
-
-        device = DeviceFacts(device=self.config.device, target=self.config.target)
-        return verify_offer(offer, trust=self.trust.read(), device=device, now=self.now())
 
 
 def _offered(work: Work) -> Turn | None:
@@ -160,11 +49,31 @@ def _offered(work: Work) -> Turn | None:
         manifest=verified.manifest_digest,
         security_counter=verified.facts.security_counter,
     )
+    _check_tries(work, verified)
     if work.store.pointer(Pointer.CURRENT) == verified.manifest_digest:
-        is_loaded = work.loaded == verified.manifest_digest
-        return Turn(UpdateEvent.ALREADY_RUNNING, known) if is_loaded else None
+        gated = work.store.machine(verified.manifest_digest)
+        if gated is None or gated.has_passed:
+            is_loaded = work.loaded == verified.manifest_digest
+            return Turn(UpdateEvent.ALREADY_RUNNING, known) if is_loaded else None
     check_space(work.store, work.storage, work.store.missing(manifest))
     return Turn(UpdateEvent.ACCEPTED, known)
+
+
+def _check_tries(work: Work, verified: VerifiedOffer) -> None:
+    """Refuse a release that passed its gate and failed in use again and again."""
+    failed = [
+        ended
+        for ended in work.journal.finished
+        if ended.manifest == verified.manifest_digest
+        and ended.state is UpdateState.FAILED
+        and ended.was_tried
+    ]
+    if len(failed) >= PROBATIONS_LIMIT:
+        raise RefusedReleaseError(
+            "failed-before",
+            f"release {verified.facts.version} failed its probation {len(failed)} times here; "
+            "a person at the box may try it again with `asdic-agent install`",
+        )
 
 
 def _accept_documents(work: Work) -> tuple[VerifiedOffer, Manifest]:
@@ -245,23 +154,23 @@ def _staged(work: Work) -> Turn | None:
         work.store.point(Pointer.CANDIDATE, work.digest)
     if work.journal.restarts > RESTARTS_LIMIT:
         raise InstallError(f"the agent was restarted {work.journal.restarts} times in the gate")
-    if work.program.is_busy():
+    if work.is_busy():
         return work.turn(UpdateEvent.BUSY, held=UpdateEvent.READY)
     return work.turn(UpdateEvent.READY)
 
 
 def _deferred(work: Work) -> Turn | None:
     """Wait for the end of the exam, then go on with the event that it held back."""
-    if work.program.is_busy():
+    if work.is_busy():
         return None
     return work.turn(work.journal.held or UpdateEvent.READY, held=None)
 
 
 def _gating(work: Work) -> Turn | None:
     if work.visit.trial is None:
-        work.visit.trial = _start_trial(work)
+        work.visit.trial = work.open_trial(work)
     verdict = work.visit.trial.poll()
-    is_busy = work.program.is_busy()
+    is_busy = work.is_busy()
     if isinstance(verdict, Refusal):
         return work.refused(UpdateEvent.GATE_FAILED, verdict)
     if verdict is None:
@@ -277,25 +186,8 @@ def _gating(work: Work) -> Turn | None:
     return known
 
 
-def _start_trial(work: Work) -> Trial:
-    folder = work.store.release(work.digest).folder
-    current = work.store.pointer(Pointer.CURRENT)
-    variant = read_variant(folder, check=False)
-    cache = work.store.cache_folder(work.digest)
-    work.storage.make_folder(cache)
-    return Trial(
-        folder,
-        variant.limits,
-        baseline=work.store.release_folder(current) if current and not work.is_again else None,
-        simulate=work.config.simulated,
-        bench_s=work.config.timing.bench_s,
-        cache=cache,
-        file_bytes=file_limit_bytes(variant, simulate=work.config.simulated),
-    )
-
-
 def _activating(work: Work) -> Turn | None:
-    if work.program.is_busy():
+    if work.is_busy():
         return None
     if work.journal.previous is not None:
         work.store.point(Pointer.PREVIOUS, work.journal.previous)
@@ -306,12 +198,12 @@ def _activating(work: Work) -> Turn | None:
 def _probation(work: Work) -> Turn | None:
     """Wait until the program has acknowledged the release and shown that it infers."""
     complaint = _complaint(work)
-    if complaint is not None and work.program.is_busy():
+    if complaint is not None and work.is_busy():
         return work.refused(UpdateEvent.BUSY, complaint, held=UpdateEvent.UNHEALTHY)
     if complaint is not None:
         return work.refused(UpdateEvent.UNHEALTHY, complaint)
     loaded = work.program.program().loaded
-    if loaded is None or loaded.manifest != work.digest:
+    if loaded is None or work.loaded != work.digest:
         return None
     if loaded.inferences < work.config.probation.inferences:
         return None
@@ -334,13 +226,30 @@ def _complaint(work: Work) -> Refusal | None:
 
 
 def _rolling_back(work: Work) -> Turn | None:
-    """Go back to the old release, and wait until the program says that it is back."""
-    if work.program.is_busy():
+    """Go back to the old release, and wait until the program says that it is back.
+
+    Where the old one is damaged there is no model, rather than one that nobody signed.
+    """
+    if work.is_busy():
         return None
-    work.store.point(Pointer.CURRENT, work.journal.previous)
-    if work.loaded != work.journal.previous:
+    if not work.visit.is_settled:
+        work.store.point(Pointer.CURRENT, _intact(work, work.journal.previous))
+        work.visit.is_settled = True
+    if work.loaded != work.store.pointer(Pointer.CURRENT):
         return None
     return work.turn(UpdateEvent.BACK)
+
+
+def _intact(work: Work, digest: str | None) -> str | None:
+    """Return ``digest`` if every byte of that release is as it was signed."""
+    if digest is None:
+        return None
+    try:
+        work.store.check(digest)
+    except (AsdicError, OSError) as error:
+        log.error("the release to go back to is lost: %s", error)
+        return None
+    return digest
 
 
 def _rolled_back(work: Work) -> Turn | None:
@@ -352,13 +261,48 @@ def _settle(work: Work) -> Turn | None:
     current = work.store.pointer(Pointer.CURRENT)
     if not work.visit.is_settled:
         if work.journal.state is UpdateState.COMMITTED:
-            work.trust.raise_counter(work.journal.security_counter)
+            _close_the_way_back(work)
         work.store.point(Pointer.CANDIDATE, None)
         work.store.collect()
+        work.sweep()
         work.visit.gated_on = work.store.machine(current) if current else None
         work.visit.is_settled = True
         return None
-    return _gate_again(work, current) if current else None
+    if current is None:
+        return None
+    return _damaged(work, current) or _gate_again(work, current)
+
+
+def _close_the_way_back(work: Work) -> None:
+    """Never run what has a lower security counter than the committed release, however asked."""
+    counter = work.journal.security_counter
+    if counter > work.trust.security_counter:
+        work.store.point(Pointer.PREVIOUS, None)
+        work.trust.raise_counter(counter)
+
+
+def _damaged(work: Work, current: str) -> Turn | None:
+    """Go back from a current release that is not what was signed any more.
+
+    The program checks every byte when it loads; so what it has loaded was right, and what it does
+    not load is looked at here, ever more rarely.
+    """
+    visit, now = work.visit, work.clock()
+    if work.loaded == current or visit.doubts == 0:
+        visit.doubts, visit.doubted_s = 1, now
+        return None
+    if now - visit.doubted_s < min(DOUBT_S * 2 ** (visit.doubts - 1), DOUBT_MAX_S):
+        return None
+    visit.doubts, visit.doubted_s = visit.doubts + 1, now
+    try:
+        work.store.check(current)
+    except (AsdicError, OSError) as error:
+        message = f"the current model is damaged on this disk: {error}"
+        refusal = Refusal(code=DAMAGED, message=message)
+        return Turn(
+            UpdateEvent.NO_LONGER_GOOD, work.journal_back(current, refusal, is_wanted_again=True)
+        )
+    return None
 
 
 def _gate_again(work: Work, current: str) -> Turn | None:
@@ -367,10 +311,8 @@ def _gate_again(work: Work, current: str) -> Turn | None:
     if gated_on is not None and not gated_on.differs(work.system, work.runtime_of(current)):
         return None
     log.warning("the machine is not the one that the current model was gated on")
-    version = None
-    with suppress(AsdicError):  # What is damaged is what the gate is about to say.
-        version = work.store.release(current).version
-    return Turn(UpdateEvent.FINGERPRINT_CHANGED, journal_again(work.journal, current, version))
+    again = journal_again(work.journal, current, work.version_of(current))
+    return Turn(UpdateEvent.FINGERPRINT_CHANGED, again)
 
 
 def _stand(_work: Work) -> Turn | None:

@@ -1,127 +1,164 @@
-"""The one door to the disk: everything that must survive a power cut goes through here.
+"""The one door to the disk: durable operations, each made of the disk's calls.
 
-Store, journal and trust call nothing else, so a test can put a simulated disk in its place and
-stop it at each operation. An operation is durable when it returns; ``write_at`` alone is durable
-only after ``sync``.
+Store, journal, trust and reports call nothing else. An operation is durable when it returns, and
+a reader sees all of it or nothing; ``write_at`` alone is durable only after ``sync``. A power cut
+may leave a name that begins with a dot, which nobody reads and ``sweep`` removes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
+import errno
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final
 
-from asdic.contract.files import sync_folder, write_file
+from asdic.device.update.disk import Disk, RealDisk, Space
+
+RESERVE_BYTES: Final = 64 << 10
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class Storage(Protocol):
-    """The durable operations of a device. Reading is free: readers use ``pathlib``."""
+class Storage:
+    """Durable operations.
 
-    def write(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
-        """Replace ``path`` by ``data`` in one step."""
+    Args:
+        disk: The calls to make them of; None means the operating system's.
+    """
+
+    def __init__(self, disk: Disk | None = None) -> None:
+        self._disk = disk or RealDisk()
+        self._reserve: Path | None = None
+
+    def keep_reserve(self, path: Path) -> None:
+        """Keep a file that takes up some room, so that a full disk has that much for the urgent.
+
+        Where there is no room for it, there is none.
+        """
+        self._reserve = path
+        if path.exists() and path.stat().st_size == RESERVE_BYTES:
+            return
+        with suppress(OSError):
+            # Noise, for there are file systems that store zeros in no room at all.
+            self.write(path, random.Random(0).randbytes(RESERVE_BYTES))  # noqa: S311
+
+    def write(self, path: Path, data: bytes, *, mode: int = 0o644, urgent: bool = False) -> None:
+        """Replace ``path`` by ``data`` in one step; ``urgent`` may use the reserve."""
+
+        def write() -> None:
+            self._write(path, data, mode)
+
+        self._with_room(write) if urgent else write()
 
     def write_at(self, path: Path, offset: int, data: bytes) -> None:
         """Write ``data`` at ``offset`` of ``path``, which is made if it is not there."""
+        self._disk.write(path, offset, data)
 
     def sync(self, path: Path) -> None:
-        """Make the content and the name of ``path`` durable."""
+        """Make the content and the name of ``path`` durable.
+
+        Raises:
+            OSError: The disk lost it. A second call may say otherwise and be wrong, for the
+                kernel forgets what it could not write: write the file again.
+        """
+        self._disk.sync(path)
+        self._disk.sync_folder(path.parent)
 
     def rename(self, source: Path, destination: Path) -> None:
         """Move a file or a folder in one step; a file replaces what was at ``destination``."""
+        self._disk.rename(source, destination)
+        self._disk.sync_folder(destination.parent)
+        if source.parent != destination.parent:
+            self._disk.sync_folder(source.parent)
 
     def make_folder(self, path: Path) -> None:
         """Make ``path`` and its parents; an existing folder is kept."""
+        missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+        for folder in reversed(missing):
+            self._disk.make_folder(folder)
+            self._disk.sync_folder(folder.parent)
 
-    def link(self, source: Path, destination: Path) -> None:
-        """Give the file at ``source`` a second name; one that exists is kept."""
+    def build_folder(self, path: Path, links: Mapping[str, Path]) -> None:
+        """Make ``path`` a folder of hard links, name to file, in one step."""
+        building = path.with_name(f".{path.name}.new")
+        self._empty_out(building)
+        self._disk.make_folder(building)
+        for name, source in links.items():
+            self._disk.link(source, building / name)
+        self._disk.sync_folder(building)
+        self.rename(building, path)
 
     def point(self, path: Path, destination: str) -> None:
         """Make ``path`` a symbolic link to ``destination`` in one step."""
+        self._with_room(lambda: self._point(path, destination))
 
     def remove(self, path: Path) -> None:
         """Remove a file or a link; none there is no error."""
+        with suppress(FileNotFoundError):
+            self._disk.unlink(path)
+            self._disk.sync_folder(path.parent)
 
     def remove_folder(self, path: Path) -> None:
-        """Remove a folder with all that is in it; none there is no error."""
-
-    def free_bytes(self, folder: Path) -> int:
-        """Return how many bytes may still be written below ``folder``."""
-
-
-class DiskStorage:
-    """The real file system."""
-
-    def write(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
-        """Write a temporary file, sync it, rename it, sync the folder."""
-        write_file(path, data, mode=mode)
-
-    def write_at(self, path: Path, offset: int, data: bytes) -> None:
-        """Write at ``offset``; the file may stay sparse until all of it is written."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(descriptor, view, offset)
-                offset, view = offset + written, view[written:]
-        finally:
-            os.close(descriptor)
-
-    def sync(self, path: Path) -> None:
-        """Sync the file, then its folder."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        sync_folder(path.parent)
-
-    def rename(self, source: Path, destination: Path) -> None:
-        """Rename, then sync both folders."""
-        source.rename(destination)
-        sync_folder(destination.parent)
-        if source.parent != destination.parent:
-            sync_folder(source.parent)
-
-    def make_folder(self, path: Path) -> None:
-        """Make each missing folder and sync the one that holds it."""
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
-
-    def link(self, source: Path, destination: Path) -> None:
-        """Make a hard link, then sync the folder."""
-        with contextlib.suppress(FileExistsError):
-            destination.hardlink_to(source)
-        sync_folder(destination.parent)
-
-    def point(self, path: Path, destination: str) -> None:
-        """Make a new link beside the old one and rename it over it."""
-        temporary = Path(tempfile.mktemp(prefix=f".{path.name}.", dir=path.parent))  # noqa: S306 - symlink() itself refuses a name that exists
-        temporary.symlink_to(destination)
-        temporary.replace(path)
-        sync_folder(path.parent)
-
-    def remove(self, path: Path) -> None:
-        """Unlink, then sync the folder."""
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-            sync_folder(path.parent)
-
-    def remove_folder(self, path: Path) -> None:
-        """Rename it out of the way first, so that nobody ever sees half of it."""
-        if not path.exists():
+        """Remove a folder with all that is in it; nobody ever sees half of it."""
+        if not path.is_dir():
             return
-        doomed = path.with_name(f".{path.name}.removed")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        sync_folder(path.parent)
-        shutil.rmtree(doomed)
+        doomed = path if path.name.startswith(".") else path.with_name(f".{path.name}.removed")
+        if doomed != path:
+            self._empty_out(doomed)
+            self._disk.rename(path, doomed)
+        self._empty_out(doomed)
+        self._disk.sync_folder(path.parent)
 
-    def free_bytes(self, folder: Path) -> int:
-        """Return what the file system has free for an ordinary user."""
-        facts = os.statvfs(folder)
-        return facts.f_bavail * facts.f_frsize
+    def sweep(self, folder: Path) -> None:
+        """Remove the files that unfinished operations left in ``folder``."""
+        for path in folder.glob(".*.new") if folder.is_dir() else ():
+            if path.is_symlink() or path.is_file():
+                self.remove(path)
+
+    def space(self, folder: Path) -> Space:
+        """Return what is free below ``folder``."""
+        return self._disk.space(folder)
+
+    def _write(self, path: Path, data: bytes, mode: int) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            self._disk.create(temporary, mode)
+            self._disk.write(temporary, 0, data)
+            self._disk.sync(temporary)
+            self._disk.rename(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                self._disk.unlink(temporary)
+            raise
+        self._disk.sync_folder(path.parent)
+
+    def _point(self, path: Path, destination: str) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        with suppress(FileNotFoundError):
+            self._disk.unlink(temporary)
+        self._disk.symlink(temporary, destination)
+        self._disk.rename(temporary, path)
+        self._disk.sync_folder(path.parent)
+
+    def _with_room(self, work: Callable[[], None]) -> None:
+        """Do ``work``; on a full disk, give the reserve up for it."""
+        try:
+            work()
+        except OSError as error:
+            reserve = self._reserve
+            if error.errno not in FULL or reserve is None or not reserve.exists():
+                raise
+            self._disk.unlink(reserve)
+            work()
+
+    def _empty_out(self, folder: Path) -> None:
+        """Remove a folder that nobody reads, and what is in it."""
+        if not folder.is_dir():
+            return
+        for path in tuple(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                self._empty_out(path)
+            else:
+                self._disk.unlink(path)
+        self._disk.remove_folder(folder)

@@ -1,6 +1,8 @@
 """Blobs by digest, releases made of them, and the three pointers to releases.
 
+    store/schema.json              the schema of all this
     store/blobs/<hex>              a checked blob
+    store/partial/<hex>            a blob that is being fetched, and <hex>.map, its bitmap
     releases/<manifest hex>/       variant.json and the variant's files: hard links to blobs
     gated/<manifest hex>/          machine.json, what it was gated on, and cache/, what was built
     current, previous, candidate   symbolic links to releases/<manifest hex>
@@ -16,6 +18,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from asdic.contract.errors import AsdicError, ConfigError, DigestError
 from asdic.contract.files import canonical_json, check_digest, parse_json, read_bounded
 from asdic.contract.release import (
@@ -25,13 +29,16 @@ from asdic.contract.release import (
     Manifest,
     digest_of,
     hex_of,
+    is_digest,
     parse_manifest,
     variant_of,
 )
 from asdic.contract.variant import VARIANT_FILE
 from asdic.device.update.machine import Machine
+from asdic.device.update.sealed import SCHEMA, NewerSchemaError, read_sealed, seal
 from asdic.device.update.storage import Storage
 
+SCHEMA_LIMIT_BYTES: Final = 4096
 MACHINE_FILE: Final = "machine.json"
 VERSION: Final = "org.opencontainers.image.version"
 
@@ -62,6 +69,12 @@ class StoredRelease:
     folder: Path
 
 
+class _Schema(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``schema.json``."""
+
+    schema: int = 1
+
+
 class Store:
     """The blobs and releases in a device's state folder."""
 
@@ -70,10 +83,29 @@ class Store:
         self._storage = storage
 
     def prepare(self) -> Store:
-        """Make the folders that are missing, and return the store."""
+        """Make the folders that are missing, and return the store.
+
+        Raises:
+            NewerSchemaError: A newer agent made it.
+        """
         for path in (self._blobs, self._releases, self._partial, self._gated):
             self._storage.make_folder(path)
+        if self._schema() != SCHEMA:
+            self._storage.write(self._schema_path, seal(_Schema(schema=SCHEMA)))
         return self
+
+    def _schema(self) -> int:
+        """Return the schema of the store; what does not say it is older than its file."""
+        try:
+            return read_sealed(self._schema_path, _Schema, SCHEMA_LIMIT_BYTES).schema
+        except NewerSchemaError:
+            raise
+        except ConfigError:
+            return 1
+
+    @property
+    def _schema_path(self) -> Path:
+        return self.folder / "store" / "schema.json"
 
     @property
     def _blobs(self) -> Path:
@@ -149,9 +181,21 @@ class Store:
             self.forget(blob.digest)
             raise
         if path is partial:
-            self._storage.sync(partial)
+            self._keep(partial)
             self._storage.rename(partial, final)
         self._storage.remove(self.bitmap_path(blob.digest))
+
+    def _keep(self, partial: Path) -> None:
+        """Make a checked blob durable, or fetch it again.
+
+        After a failed ``fsync`` what was read is what is in memory, and the next one says that
+        all is well (https://wiki.postgresql.org/wiki/Fsync_Errors).
+        """
+        try:
+            self._storage.sync(partial)
+        except OSError:
+            self._storage.remove(partial)
+            raise
 
     def forget(self, digest: str) -> None:
         """Remove a blob, and what was fetched of it; releases keep their own links."""
@@ -170,14 +214,10 @@ class Store:
             return
         manifest = self.manifest(digest)
         variant_of(manifest, self._document(manifest.config.digest))
-        building = folder.with_name(f".{folder.name}.new")
-        self._storage.remove_folder(building)
-        self._storage.make_folder(building)
-        self._storage.link(self.blob_path(manifest.config.digest), building / VARIANT_FILE)
+        links = {VARIANT_FILE: self.blob_path(manifest.config.digest)}
         for layer in manifest.layers:
-            name = layer.annotations[FILE_NAME]
-            self._storage.link(self.blob_path(layer.digest), building / name)
-        self._storage.rename(building, folder)
+            links[layer.annotations[FILE_NAME]] = self.blob_path(layer.digest)
+        self._storage.build_folder(folder, links)
 
     def unstage(self, digest: str) -> None:
         """Remove a release folder whose files turned out damaged."""
@@ -188,7 +228,8 @@ class Store:
         path = self.folder / name.value
         if not path.is_symlink():
             return None
-        return f"sha256:{path.readlink().name}"
+        digest = f"sha256:{path.readlink().name}"
+        return digest if is_digest(digest) else None
 
     def pointers(self) -> Pointers:
         """Return what all three pointers name."""
@@ -222,6 +263,17 @@ class Store:
         version = manifest.annotations.get(VERSION, "")
         return StoredRelease(manifest=digest, version=version, folder=folder)
 
+    def check(self, digest: str) -> None:
+        """Check every byte of a release against what was signed.
+
+        Raises:
+            ReleaseError: Something is damaged or missing; the message says what.
+        """
+        release = self.release(digest)
+        for layer in self.manifest(digest).layers:
+            path = release.folder / layer.annotations[FILE_NAME]
+            check_digest(path, digest=layer.digest, size_bytes=layer.size)
+
     def machine(self, digest: str) -> Machine | None:
         """Return what a release was gated on last; None where that is not known."""
         path = self.machine_path(digest)
@@ -249,6 +301,9 @@ class Store:
         for path in self._partial.iterdir():
             if path.name.removesuffix(".map") not in blobs:
                 self._storage.remove(path)
+        self._storage.sweep(self._schema_path.parent)
+        for digest in releases:
+            self._storage.sweep(self.machine_path(digest).parent)
 
     def _blobs_of(self, digest: str) -> set[str]:
         """Return the names of a release's blobs; those of a damaged manifest are its folder's."""

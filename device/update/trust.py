@@ -1,12 +1,13 @@
 """What a device remembers about both TUF repositories, and where that lies on disk.
 
     trust/image-root.json, director-root.json   the roots that enrolment brought; never changed
-    trust/metadata.json                         the newest accepted metadata, one atomic file
     trust/floor.json                            no version may ever fall below these
+    trust/metadata.json                         the newest accepted metadata, and copies of both
 
 python-tuf writes its copies one by one and without fsync; a torn pair of them made it take an old
 offer again (measured with 7.0.1). So they are one file here, and the floor is written first: with
-lost or stale copies the floor still holds. This module must not import python-tuf.
+lost or stale copies the floor still holds. Each file is sealed, and what one of them loses is in
+another. This module must not import python-tuf.
 """
 
 from __future__ import annotations
@@ -17,12 +18,22 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import ConfigError
-from asdic.contract.files import canonical_json, parse_json, read_bounded
+from asdic.contract.files import read_bounded
 from asdic.contract.trust import METADATA_LIMIT_BYTES
+from asdic.device.update.sealed import (
+    SCHEMA,
+    NewerSchemaError,
+    read_sealed,
+    seal,
+    seal_line,
+    unseal_line,
+)
 from asdic.device.update.storage import Storage
 
 MEMORY_LIMIT_BYTES: Final = 64 << 20
 ROLE_FILES: Final = ("timestamp.json", "snapshot.json", "targets.json")
+FLOOR_FILE: Final = "floor.json"
+MEMORY_FILE: Final = "metadata.json"
 ROOT_HISTORY: Final = "root_history"
 
 
@@ -43,6 +54,7 @@ class RepositoryFloor(msgspec.Struct, frozen=True, kw_only=True):
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """What never falls: versions, the security counter, the newest ``issued_at`` (Unix time)."""
 
+    schema: int = SCHEMA
     image: RepositoryFloor = RepositoryFloor()
     director: RepositoryFloor = RepositoryFloor()
     security_counter: int = 0
@@ -79,10 +91,14 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``metadata.json``."""
+    """The content of ``metadata.json``: python-tuf's files, and a copy of what is beside it."""
 
+    schema: int = SCHEMA
     image: dict[str, str] = {}
     director: dict[str, str] = {}
+    floor: Floor | None = None
+    image_root: str = ""
+    director_root: str = ""
 
 
 class TrustFolder:
@@ -96,30 +112,45 @@ class TrustFolder:
         """Return the trust.
 
         Damaged copies of metadata are forgotten, for the offer brings them again and the floor
-        still holds; a damaged root or floor is an error, for guessing would mean trusting.
+        still holds. A root or a floor that is lost in both places is an error, for guessing would
+        mean trusting.
 
         Raises:
-            ConfigError: A root or the floor is missing or damaged.
+            NewerSchemaError: A newer agent wrote it.
+            ConfigError: A root or the floor is lost.
         """
         memory = self._memory()
         return Trust(
-            image=RepositoryTrust(bootstrap=self._root("image"), files=memory.image),
-            director=RepositoryTrust(bootstrap=self._root("director"), files=memory.director),
-            floor=self._floor(),
+            image=RepositoryTrust(bootstrap=self._root("image", memory), files=memory.image),
+            director=RepositoryTrust(
+                bootstrap=self._root("director", memory), files=memory.director
+            ),
+            floor=self._floor(memory),
         )
 
     def write(self, trust: Trust) -> None:
         """Make ``trust`` durable: the floor first, then the copies."""
-        self._storage.write(self.folder / "floor.json", canonical_json(trust.floor))
-        memory = _Memory(image=trust.image.files, director=trust.director.files)
-        self._storage.write(self.folder / "metadata.json", canonical_json(memory))
+        self._storage.write(self.folder / FLOOR_FILE, seal(trust.floor))
+        memory = _Memory(
+            image=trust.image.files,
+            director=trust.director.files,
+            floor=trust.floor,
+            image_root=trust.image.bootstrap,
+            director_root=trust.director.bootstrap,
+        )
+        self._storage.write(self.folder / MEMORY_FILE, seal(memory))
 
     def raise_counter(self, security_counter: int) -> None:
         """Never again take a release with a lower counter than that of the committed one."""
-        floor = self._floor()
-        if security_counter > floor.security_counter:
-            raised = msgspec.structs.replace(floor, security_counter=security_counter)
-            self._storage.write(self.folder / "floor.json", canonical_json(raised))
+        if security_counter > self.security_counter:
+            trust = self.read()
+            floor = msgspec.structs.replace(trust.floor, security_counter=security_counter)
+            self.write(msgspec.structs.replace(trust, floor=floor))
+
+    @property
+    def security_counter(self) -> int:
+        """The highest security counter that was ever committed here."""
+        return self._floor(self._memory()).security_counter
 
     def bootstrap(self, *, image_root: str, director_root: str) -> None:
         """Store the roots that enrolment brought, and an empty floor where there is none.
@@ -127,22 +158,40 @@ class TrustFolder:
         An existing floor is kept: enrolling again does not make a device forget.
         """
         self._storage.make_folder(self.folder)
-        if not (self.folder / "floor.json").exists():
-            self._storage.write(self.folder / "floor.json", canonical_json(Floor()))
-        self._storage.write(self.folder / "image-root.json", image_root.encode())
-        self._storage.write(self.folder / "director-root.json", director_root.encode())
+        if not (self.folder / FLOOR_FILE).exists():
+            self._storage.write(self.folder / FLOOR_FILE, seal(Floor()))
+        for name, root in (("image", image_root), ("director", director_root)):
+            self._storage.write(self.folder / f"{name}-root.json", seal_line(root.encode()))
 
-    def _root(self, name: str) -> str:
-        data = read_bounded(self.folder / f"{name}-root.json", METADATA_LIMIT_BYTES)
-        return data.decode("utf-8", errors="replace")
+    def sweep(self) -> None:
+        """Remove what unfinished writes left."""
+        self._storage.sweep(self.folder)
 
-    def _floor(self) -> Floor:
-        path = self.folder / "floor.json"
-        return parse_json(read_bounded(path, MEMORY_LIMIT_BYTES), Floor, what=str(path))
+    def _root(self, name: str, memory: _Memory) -> str:
+        path = self.folder / f"{name}-root.json"
+        copy = {"image": memory.image_root, "director": memory.director_root}[name]
+        try:
+            return unseal_line(read_bounded(path, METADATA_LIMIT_BYTES), what=str(path)).decode()
+        except ConfigError:
+            if copy:
+                return copy
+            raise
+
+    def _floor(self, memory: _Memory) -> Floor:
+        try:
+            floor = read_sealed(self.folder / FLOOR_FILE, Floor, MEMORY_LIMIT_BYTES)
+        except NewerSchemaError:
+            raise
+        except ConfigError:
+            if memory.floor is None:
+                raise
+            floor = memory.floor
+        return msgspec.structs.replace(floor, schema=SCHEMA)
 
     def _memory(self) -> _Memory:
-        path = self.folder / "metadata.json"
         try:
-            return parse_json(read_bounded(path, MEMORY_LIMIT_BYTES), _Memory, what=str(path))
+            return read_sealed(self.folder / MEMORY_FILE, _Memory, MEMORY_LIMIT_BYTES)
+        except NewerSchemaError:
+            raise
         except ConfigError:
             return _Memory()

@@ -10,6 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Final
@@ -19,17 +20,20 @@ import msgspec
 from asdic.contract.errors import AsdicError, InstallError, ReleaseError
 from asdic.contract.messages import Refusal, UpdateState
 from asdic.contract.release import digest_of
-from asdic.contract.trust import Offer, parse_offer
+from asdic.contract.files import read_bounded
+from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
 from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.fetch import BlobSource
 from asdic.device.update.journal import Journal, JournalFile, Turn, with_finished
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
+from asdic.device.update.sealed import NewerSchemaError
 from asdic.device.update.state import FINAL, SWITCHED, TRANSITIONS, UpdateEvent, step
-from asdic.device.update.steps import STEPS, Visit, Work
+from asdic.device.update.steps import DAMAGED, STEPS
 from asdic.device.update.storage import Storage
-from asdic.device.update.store import Store
+from asdic.device.update.store import Pointer, Store
 from asdic.device.update.trust import TrustFolder
+from asdic.device.update.work import OpenTrial, Visit, Work, open_trial
 
 FAILURES: Final = MappingProxyType(
     {
@@ -57,6 +61,7 @@ class Update:
         program: What the inferring program says.
         crashes: How often the runner has ended unexpectedly since the agent started.
         changed: Is called with the journal after every change of the state.
+        open_trial: Starts the trial of a candidate.
         clock: Monotonic seconds, for deadlines.
         now: The device's clock, which may be wrong.
 
@@ -74,14 +79,18 @@ class Update:
         program: ProgramView,
         crashes: Callable[[], int],
         changed: Callable[[Journal], None],
+        open_trial: OpenTrial = open_trial,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
-        self.store = Store(state.path, storage).prepare()
+        self.store = Store(state.path, storage)
         self._journal_file = JournalFile(state.journal, storage)
         self._changed = changed
         self._pending: bytes | None = None
         self._set_aside: str | None = None
+        self._is_urgent = False
+        self._is_healed = False
+        self._is_foreign = False
         self._work = Work(
             state=state,
             config=config,
@@ -93,9 +102,36 @@ class Update:
             crashes=crashes,
             clock=clock,
             now=now,
-            journal=self._journal_file.read_or_recover(self.store.pointers()),
+            open_trial=open_trial,
+            journal=self._open(),
         )
         self._enter()
+
+    def _open(self) -> Journal:
+        """Return the journal of a store that is ready to be worked on.
+
+        What a newer agent wrote is left alone: the model that runs goes on, and nothing else.
+        """
+        try:
+            journal = self._journal_file.read_or_recover(self.store.pointers())
+            self.store.prepare()
+        except NewerSchemaError as error:
+            log.error("%s", error)  # noqa: TRY400 - one line says it all
+            self._is_foreign = True
+            refusal = Refusal(code="newer-schema", message=str(error))
+            return Journal(state=UpdateState.INCONSISTENT, refusal=refusal)
+        self._find_current(journal)
+        return journal
+
+    def _find_current(self, journal: Journal) -> None:
+        """Point to a release again where the disk lost ``current`` and still holds one."""
+        pointers = self.store.pointers()
+        committed = journal.manifest if journal.state is UpdateState.COMMITTED else None
+        candidates = (pointers.current, committed, pointers.previous)
+        there = [one for one in candidates if one and self.store.release_folder(one).is_dir()]
+        if there and there[0] != pointers.current:
+            log.error("the pointer to the current release was lost; it is %s again", there[0])
+            self.store.point(Pointer.CURRENT, there[0])
 
     @property
     def journal(self) -> Journal:
@@ -127,17 +163,51 @@ class Update:
         restarts = self.journal.restarts + (self.journal.state in COUNTED)
         self._go(self._work.turn(UpdateEvent.RESTARTED, restarts=restarts))
 
-    def take_offer(self, data: bytes, *, again: bool = False) -> None:
+    def take_offer(self, data: bytes, *, again: bool = False, now: bool = False) -> None:
         """Consider an offer at the next tick; empty ``data`` withdraws the one in hand.
 
-        ``again``: a person asks, so an offer that has failed before is tried anew.
+        ``again``: a person asks, so an offer that has failed before is tried anew; ``now``: also
+        while an exam is in progress.
         """
+        if self._is_foreign:
+            return
         if not data:
             self._withdraw()
             return
         if again and self.is_final:
             self._work.journal = msgspec.structs.replace(self.journal, offer=None, finished=())
         self._pending = data
+        self._is_urgent = now
+
+    def send_back(self, *, now: bool = False) -> None:
+        """Go back to the release before the current one, because a person at the box says so.
+
+        ``now``: also while an exam is in progress, and also where a rollback waits for its end.
+
+        Raises:
+            InstallError: There is none, or another update is in hand.
+        """
+        current, previous = (self.store.pointer(p) for p in (Pointer.CURRENT, Pointer.PREVIOUS))
+        if now and self._is_held_back():
+            self._go(self._work.turn(UpdateEvent.RESTARTED, by_person=True))
+            return
+        if (self.journal.state, UpdateEvent.SENT_BACK) not in TRANSITIONS or self._is_foreign:
+            raise InstallError(f"the update is {self.journal.state.value}; wait until it has ended")
+        if current is None or previous in {None, current}:
+            raise InstallError("there is no earlier release on this box that it may go back to")
+        refusal = Refusal(code="by-hand", message="a person at the box went back")
+        if self.journal.state is UpdateState.PROBATION:
+            journal = msgspec.structs.replace(self.journal, refusal=refusal)
+        else:
+            journal = self._work.journal_back(current, refusal, is_wanted_again=False)
+        self._go(Turn(UpdateEvent.SENT_BACK, msgspec.structs.replace(journal, by_person=now)))
+
+    def _is_held_back(self) -> bool:
+        """Return whether the way back waits for the end of an exam."""
+        journal = self.journal
+        return journal.state is UpdateState.ROLLING_BACK or (
+            journal.state is UpdateState.DEFERRED and journal.held is UpdateEvent.UNHEALTHY
+        )
 
     def take_chunk(self, blob: str, number: int, data: bytes) -> None:
         """Keep a chunk, if it is one that the update in hand lacks."""
@@ -156,6 +226,7 @@ class Update:
     def tick(self) -> None:
         """Do what is due now. Call it several times a second."""
         self._count_time()
+        self._heal()
         self._consider_offer()
         while (turn := self._turn()) is not None:
             self._go(turn)
@@ -196,7 +267,7 @@ class Update:
     def _count_time(self) -> None:
         """Count the time in this state; while an exam is in progress the deadline stands still."""
         now = self._work.clock()
-        if not self._work.program.is_busy():
+        if self.journal.state is UpdateState.DEFERRED or not self._work.is_busy():
             self._elapsed_s += now - self._counted_s
         self._counted_s = now
 
@@ -205,6 +276,8 @@ class Update:
         limit_s = self._work.config.timing.deadline_s(state)
         if limit_s is None or self._elapsed_s < limit_s:
             return None
+        if self.journal.held is UpdateEvent.UNHEALTHY:
+            return None  # The model is pinned for the exam, however long that takes.
         message = f"the update was {state.value} for more than {limit_s:.0f} s"
         refusal = Refusal(code="timed-out", message=message)
         return self._work.refused(UpdateEvent.TIMED_OUT, refusal)
@@ -217,6 +290,16 @@ class Update:
             log.warning("%s: %s", state.value, error)
             return self._overdue()
         return self._work.refused(event, refusal_for(error))
+
+    def _heal(self) -> None:
+        """Ask the last offer once more for the release that this disk has damaged."""
+        refusal = self.journal.refusal
+        is_due = self.is_settled and refusal is not None and refusal.code == DAMAGED
+        if not is_due or self._is_healed or self.journal.rollout is not None:
+            return
+        self._is_healed = True
+        with suppress(AsdicError):
+            self.take_offer(read_bounded(self._work.state.offer, OFFER_LIMIT_BYTES))
 
     def _consider_offer(self) -> None:
         """Take up the newest offer now, later or never."""
@@ -242,7 +325,10 @@ class Update:
     def _take_up(self, offer: Offer, data: bytes) -> None:
         self._work.storage.write(self._work.state.offer, data)
         journal = Journal(
-            rollout=offer.rollout, offer=digest_of(data), finished=self.journal.finished
+            rollout=offer.rollout,
+            offer=digest_of(data),
+            by_person=self._is_urgent,
+            finished=self.journal.finished,
         )
         self._pending = None
         self._go(Turn(UpdateEvent.OFFERED, journal))

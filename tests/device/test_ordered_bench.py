@@ -18,7 +18,7 @@ from asdic.contract.trust import open_envelope, public_hex, sign_envelope
 from asdic.device.config import Probation, write_config
 from asdic.device.identity import make_key, read_key
 from asdic.device.orders import BenchOrders, check_order
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
 from asdic.fleet.client import FleetClient
 from asdic.fleet.director import Director
@@ -146,7 +146,7 @@ def refused(box: Box, sent: list[bytes]) -> BenchRefusal:
 
 
 def orders_of(box: Box, sent: list[bytes]) -> BenchOrders:
-    return BenchOrders(box.state, "box1", storage=DiskStorage(), send=sent.append)
+    return BenchOrders(box.state, "box1", storage=Storage(), send=sent.append)
 
 
 def test_an_order_of_the_director_is_taken(paper: Box, director: Director) -> None:
@@ -156,14 +156,14 @@ def test_an_order_of_the_director_is_taken(paper: Box, director: Director) -> No
 
 def test_an_order_that_the_director_did_not_sign_is_refused(paper: Box, director: Director) -> None:
     data = canonical_json(BenchOrder(id="a", device="box1", issued_s=1.0))
-    forged = sign_envelope(data, BENCH_ORDER_TYPE, make_key(paper.state, DiskStorage()))
+    forged = sign_envelope(data, BENCH_ORDER_TYPE, make_key(paper.state, Storage()))
     orders_of(paper, []).take(forged)
     orders_of(paper, []).take(b"nonsense")
     assert not paper.state.bench_order.exists()
 
 
 def test_an_order_for_another_device_is_refused(paper: Box, director: Director) -> None:
-    trust = TrustFolder(paper.state.trust, DiskStorage()).read().director
+    trust = TrustFolder(paper.state.trust, Storage()).read().director
     with pytest.raises(ReleaseError, match="the order is for box2"):
         check_order(order(director, device="box2"), device="box1", trust=trust)
 

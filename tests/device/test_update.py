@@ -20,7 +20,8 @@ from asdic.contract.release import Descriptor
 from asdic.device.application import HealthCall, Program
 from asdic.device.link import Arrival, ChunkArrived, FolderLink, OfferArrived
 from asdic.device.update.machine import Machine
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.disk import Space
+from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer
 from asdic.device.update.update import Update
 from asdic.fleet.director import encode_offer
@@ -88,14 +89,14 @@ class Sticks:
 class Bench:
     """One update on one box, moved on by hand."""
 
-    def __init__(self, yard: Yard, box: Box, *, storage: DiskStorage | None = None) -> None:
+    def __init__(self, yard: Yard, box: Box, *, storage: Storage | None = None) -> None:
         self.yard = yard
         self.box = box
         self.plug = Plug()
         self.crashes = 0
         self.later_s = 0.0
         self.states: list[UpdateState] = []
-        self.storage = storage or DiskStorage()
+        self.storage = storage or Storage()
         self.start()
 
     def start(self, source: Sticks | None = None) -> None:
@@ -531,14 +532,14 @@ def test_a_damaged_journal_of_an_idle_box_changes_nothing(running: Bench) -> Non
     assert running.current() == running.yard.manifest("1.0.0")
 
 
-class NearlyFullDisk(DiskStorage):
+class NearlyFullDisk(Storage):
     """A disk that says honestly that there is no room."""
 
-    def free_bytes(self, folder: Path) -> int:  # noqa: ARG002
-        return 1 << 20
+    def space(self, folder: Path) -> Space:  # noqa: ARG002
+        return Space(bytes=1 << 20, files=1 << 20)
 
 
-class FillingDisk(DiskStorage):
+class FillingDisk(Storage):
     """A disk that somebody else fills while a blob is being written."""
 
     def write_at(self, path: Path, offset: int, data: bytes) -> None:  # noqa: ARG002
@@ -560,7 +561,8 @@ def test_a_disk_that_fills_up_ends_the_update_and_nothing_stays(yard: Yard, tmp_
     bench.offer("1.0.0")
     bench.until_over()
     assert (bench.state, bench.refusal) == (UpdateState.FAILED, "no-space")
-    assert [path for path in (box.state.path / "store").rglob("*") if path.is_file()] == []
+    assert list((box.state.path / "store" / "blobs").iterdir()) == []
+    assert list((box.state.path / "store" / "partial").iterdir()) == []
 
 
 def test_a_release_is_stored_with_what_it_was_gated_on(running: Bench) -> None:

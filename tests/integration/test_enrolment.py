@@ -18,7 +18,7 @@ from asdic.contract.trust import proof_of, public_hex
 from asdic.device.config import AgentConfig, StateFolder, read_config
 from asdic.device.enrolment import enrol
 from asdic.device.identity import read_key
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 
 CLAIM = "what the token hides"
 GRANT = EnrolGrant(
@@ -77,7 +77,7 @@ def join(
         target="jetson-orin-int8",
         simulated=True,
         tags={"site": 'north "1"'},
-        storage=DiskStorage(),
+        storage=Storage(),
     )
 
 
@@ -177,5 +177,5 @@ def test_a_target_without_a_simulator_cannot_be_simulated(tmp_path: Path) -> Non
             target="x86-litert-int8",
             simulated=True,
             tags={},
-            storage=DiskStorage(),
+            storage=Storage(),
         )

@@ -25,7 +25,7 @@ from asdic.device.config import (
 from asdic.device.identity import make_key
 from asdic.device.status import DeviceStatus, read_status
 from asdic.device.update.state import FINAL
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
 
 AGENT: Final = (sys.executable, "-m", "asdic.cli.agent")
@@ -75,7 +75,7 @@ class Box:
     ) -> Box:
         """Return a box that is enrolled by hand: no manager takes part."""
         box = cls(folder)
-        storage = DiskStorage()
+        storage = Storage()
         storage.make_folder(box.state.path)
         make_key(box.state, storage)
         image_root, director_root = roots

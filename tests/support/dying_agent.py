@@ -20,29 +20,30 @@ from asdic.device.agent import Agent, locked
 from asdic.device.config import read_config
 from asdic.device.link import FolderLink
 from asdic.device.update.journal import Journal
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 
 BEFORE: Final = "before"
 
 
-class DyingStorage(DiskStorage):
+class DyingStorage(Storage):
     """A disk whose machine loses its agent when a state reaches the journal.
 
     ``before``: the journal does not say it yet. ``after``: it does, and nothing was done yet.
     """
 
     def __init__(self, when: str, state: UpdateState) -> None:
+        super().__init__()
         self._when = when
         self._state = state
 
-    def write(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    def write(self, path: Path, data: bytes, *, mode: int = 0o644, urgent: bool = False) -> None:
         """Write, and die if it is time."""
         is_time = path.name == "journal.json" and (
-            msgspec.json.decode(data, type=Journal).state is self._state
+            msgspec.json.decode(data.split(b"\n")[0], type=Journal).state is self._state
         )
         if is_time and self._when == BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
-        super().write(path, data, mode=mode)
+        super().write(path, data, mode=mode, urgent=urgent)
         if is_time:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -34,7 +34,7 @@ from asdic.device.update.gate import judge
 from asdic.device.update.journal import Finished, Journal, JournalFile, with_finished
 from asdic.device.update.machine import SYSTEM_FILES, Machine, system_fingerprint
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointers, Store
 from asdic.device.update.trial import Measured
 
@@ -93,37 +93,37 @@ def test_an_unknown_target_is_named(state: StateFolder) -> None:
 
 def test_a_deadline_of_the_configuration_overrides_the_table() -> None:
     assert CONFIG.timing.deadline_s(UpdateState.PROBATION) == 3.5
-    assert CONFIG.timing.deadline_s(UpdateState.DEFERRED) is None
+    assert CONFIG.timing.deadline_s(UpdateState.COMMITTED) is None
 
 
 def test_the_key_is_made_once(state: StateFolder) -> None:
-    key = make_key(state, DiskStorage())
-    assert public_hex(make_key(state, DiskStorage())) == public_hex(key)
+    key = make_key(state, Storage())
+    assert public_hex(make_key(state, Storage())) == public_hex(key)
 
 
 def test_a_key_that_others_may_read_is_not_used(state: StateFolder) -> None:
-    make_key(state, DiskStorage())
+    make_key(state, Storage())
     state.key.chmod(0o644)
     with pytest.raises(ConfigError, match="others may read"):
         read_key(state)
 
 
 def test_a_damaged_key_is_named(state: StateFolder) -> None:
-    make_key(state, DiskStorage())
+    make_key(state, Storage())
     state.key.write_bytes(b"nonsense")
     with pytest.raises(ConfigError, match=r"key\.pem is damaged"):
         read_key(state)
 
 
 def test_a_journal_is_read_as_it_was_written(state: StateFolder) -> None:
-    file = JournalFile(state.journal, DiskStorage())
+    file = JournalFile(state.journal, Storage())
     journal = Journal(state=UpdateState.GATING, rollout="r", manifest="sha256:aa", restarts=2)
     file.write(journal)
     assert file.read() == journal
 
 
 def test_a_device_without_a_journal_is_idle(state: StateFolder) -> None:
-    assert JournalFile(state.journal, DiskStorage()).read().state is UpdateState.IDLE
+    assert JournalFile(state.journal, Storage()).read().state is UpdateState.IDLE
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_damaged_journal_is_made_up_for_by_the_pointers(
     state: StateFolder, pointers: Pointers, expected: UpdateState
 ) -> None:
     state.journal.write_bytes(b'{"state": "gat')
-    journal = JournalFile(state.journal, DiskStorage()).read_or_recover(pointers)
+    journal = JournalFile(state.journal, Storage()).read_or_recover(pointers)
     assert journal.state is expected
     if expected is UpdateState.ROLLING_BACK:
         assert journal.previous == pointers.previous
@@ -163,7 +163,7 @@ def sent() -> list[bytes]:
 
 
 def reporter(state: StateFolder, sent: list[bytes]) -> Reporter:
-    storage = DiskStorage()
+    storage = Storage()
     return Reporter(state, CONFIG, make_key(state, storage), storage, sent.append)
 
 
@@ -185,18 +185,19 @@ def test_numbers_grow_over_restarts(state: StateFolder, sent: list[bytes]) -> No
 
 def test_a_number_is_used_up_before_the_report_is_sent(state: StateFolder) -> None:
     numbers = []
-    storage = DiskStorage()
+    storage = Storage()
 
     def send(_envelope: bytes) -> None:
-        numbers.append(state.report_number.read_bytes())
+        numbers.append(state.report_number.read_bytes().partition(b"\n")[0])
 
     Reporter(state, CONFIG, make_key(state, storage), storage, send).report(Journal(), Program())
-    assert numbers == [b"1"]
+    assert numbers == [b'{"schema":2,"number":1}']
 
 
 def test_a_damaged_number_is_no_new_beginning(state: StateFolder, sent: list[bytes]) -> None:
     reporter(state, sent).report(Journal(), Program())
     state.report_number.write_bytes(b"\x00")
+    state.last_report.unlink()
     with pytest.raises(ConfigError, match="number is damaged"):
         reporter(state, sent)
 
@@ -293,7 +294,7 @@ def test_a_program_with_a_runtime_of_its_own_was_there_at_the_gate() -> None:
 
 
 def test_a_damaged_note_of_the_machine_is_none(tmp_path: Path) -> None:
-    store = Store(tmp_path, DiskStorage()).prepare()
+    store = Store(tmp_path, Storage()).prepare()
     store.write_machine(DIGEST, Machine(system="x"))
     assert store.machine(DIGEST) == Machine(system="x")
     store.machine_path(DIGEST).write_bytes(b"{")

@@ -10,7 +10,8 @@ from asdic.contract.errors import InstallError
 from asdic.contract.messages import CHUNK_BYTES, REPAIR_AFTER_S, Missing, Progress
 from asdic.contract.release import FILE_TYPE, Descriptor, digest_of, hex_of
 from asdic.device.update.fetch import Download, PartialBlob, check_space
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.disk import Space
+from asdic.device.update.storage import Storage
 from asdic.device.update.store import Store
 
 DATA = bytes(range(256)) * 8 * 1024 + b"tail"  # eight chunks and four bytes
@@ -39,11 +40,11 @@ class Notes:
         self.missing.append(missing)
 
 
-class FullDisk(DiskStorage):
+class FullDisk(Storage):
     """A disk with almost nothing left on it."""
 
-    def free_bytes(self, folder: Path) -> int:  # noqa: ARG002
-        return 17 << 20
+    def space(self, folder: Path) -> Space:  # noqa: ARG002
+        return Space(bytes=17 << 20, files=1 << 20)
 
 
 class Clock:
@@ -63,12 +64,12 @@ def chunk(number: int) -> bytes:
 
 
 def partial(folder: Path, blob: Descriptor | None = None) -> PartialBlob:
-    storage = DiskStorage()
+    storage = Storage()
     return PartialBlob(blob or descriptor(), Store(folder, storage).prepare(), storage)
 
 
 def download(folder: Path, clock: Clock) -> tuple[Download, Notes]:
-    storage, notes = DiskStorage(), Notes()
+    storage, notes = Storage(), Notes()
     store = Store(folder, storage).prepare()
     return Download([descriptor()], store, storage, notes, clock=clock), notes
 
@@ -83,7 +84,7 @@ def test_all_chunks_make_the_blob(tmp_path: Path) -> None:
     for number in reversed(range(CHUNKS)):
         blob.take(number, chunk(number))
     blob.sync()
-    store = Store(tmp_path, DiskStorage()).prepare()
+    store = Store(tmp_path, Storage()).prepare()
     store.admit(descriptor())
     assert store.blob_path(descriptor().digest).read_bytes() == DATA
 
@@ -100,16 +101,14 @@ def test_a_restart_finds_the_chunks_that_were_synced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bitmap", [b"", b"\xff", b"\xff\xff", b"\x01\x00\x00"])
 def test_a_bitmap_that_does_not_fit_counts_for_nothing(tmp_path: Path, bitmap: bytes) -> None:
-    store = Store(tmp_path, DiskStorage()).prepare()
+    store = Store(tmp_path, Storage()).prepare()
     store.partial_path(descriptor().digest).write_bytes(DATA)
     store.bitmap_path(descriptor().digest).write_bytes(bitmap)
     assert partial(tmp_path).have == 0
 
 
 def test_a_bitmap_without_its_file_counts_for_nothing(tmp_path: Path) -> None:
-    Store(tmp_path, DiskStorage()).prepare().bitmap_path(descriptor().digest).write_bytes(
-        b"\xff\x01"
-    )
+    Store(tmp_path, Storage()).prepare().bitmap_path(descriptor().digest).write_bytes(b"\xff\x01")
     assert partial(tmp_path).have == 0
 
 

@@ -19,7 +19,7 @@ from asdic.contract.errors import AsdicError, IncompatibleTargetError, ReleaseEr
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
 from asdic.device.update.refusal import refusal_for
-from asdic.device.update.storage import DiskStorage
+from asdic.device.update.storage import Storage
 from asdic.device.update.trust import Floor, RepositoryTrust, Trust, TrustFolder
 from asdic.device.update.trusted import DeviceFacts, VerifiedOffer, verify_offer
 from asdic.fleet.director import Director
@@ -396,7 +396,7 @@ class TestTrustFolder:
     """The trust on disk."""
 
     def folder(self, signers: Signers, path: Path) -> TrustFolder:
-        folder = TrustFolder(path / "trust", DiskStorage())
+        folder = TrustFolder(path / "trust", Storage())
         folder.bootstrap(
             image_root=signers.image.signed.first_root(),
             director_root=signers.director.first_root(),
