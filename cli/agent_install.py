@@ -34,12 +34,14 @@ def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runne
     from asdic.device.config import read_config
     from asdic.device.install import Installation
     from asdic.device.link import FolderLink
+    from asdic.device.log import keep_warnings
     from asdic.device.update.storage import Storage
 
     log_to_stderr()
     is_stopped = stop_on_signals()
     device = state_folder(state)
     config = read_config(device)
+    keep_warnings(device)
     link = FolderLink(folder, config.device)
     supervisor = supervisor_for(device, config, frames=frames, fps=fps, no_runner=no_runner)
     with locked(device):

@@ -34,12 +34,14 @@ def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
     from asdic.device.config import read_config
     from asdic.device.identity import read_key
     from asdic.device.link import MqttLink
+    from asdic.device.log import keep_warnings
     from asdic.device.update.storage import Storage
 
     log_to_stderr()
     is_stopped = stop_on_signals()
     folder = state_folder(state)
     config = read_config(folder)
+    keep_warnings(folder)
     link = MqttLink(config.broker, config.device, read_key(folder), config.timing)
     supervisor = supervisor_for(folder, config, frames=frames, fps=fps, no_runner=no_runner)
     with locked(folder):

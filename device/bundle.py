@@ -16,7 +16,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -24,7 +23,7 @@ from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, check_digest, sha256_of, write_file
 from asdic.contract.release import Descriptor
 from asdic.device.config import StateFolder, encode_config, read_config
-from asdic.device.doctor import Diagnosis, release_files
+from asdic.device.doctor import Diagnosis, bare_address, release_files
 from asdic.device.log import read_log
 from asdic.device.reports import read_last_report
 from asdic.device.update.journal import JournalFile
@@ -99,11 +98,9 @@ def _versions(floor: RepositoryFloor) -> dict[str, int]:
 
 
 def _settings(state: StateFolder) -> bytes:
-    """Return ``agent.toml`` without a password that somebody wrote into the manager's address."""
     config = read_config(state)
-    server = urlsplit(config.server)
-    bare = server._replace(netloc=server.netloc.rpartition("@")[2])
-    return encode_config(msgspec.structs.replace(config, server=urlunsplit(bare)))
+    bare = bare_address(config.server)
+    return encode_config(msgspec.structs.replace(config, server=bare))
 
 
 def _report(state: StateFolder) -> bytes:

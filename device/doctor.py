@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -165,10 +166,17 @@ def _error(found: str, advice: str) -> Found:
 def _identity(case: Case) -> Iterator[Found]:
     config = case.config
     read_key(case.state)
+    manager = bare_address(config.server) or "no manager"
     yield _ok(
-        f"enrolled at {config.server or 'no manager'} as {config.device}; its permanent key is in "
-        "order (no certificate: a device of this asdic has none)"
+        f"enrolled at {manager} as {config.device}; its permanent key is in order "
+        "(no certificate: a device of this asdic has none)"
     )
+
+
+def bare_address(url: str) -> str:
+    """Return the address of a manager without a password that somebody wrote into it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _runs(case: Case) -> Iterator[Found]:

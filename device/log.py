@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -65,6 +66,11 @@ class WarningsFile(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Let the line go: a full disk must not fill stderr with tracebacks as well."""
+
+    def close(self) -> None:
+        """Close the file; the last line may be lost too."""
+        with suppress(OSError):
+            super().close()
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(exist_ok=True)
