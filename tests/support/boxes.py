@@ -111,6 +111,12 @@ class Box:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The process of the agent that was started."""
+        assert self._process is not None, "the agent was not started"
+        return self._process.pid
+
+    @property
     def words(self) -> str:
         """What all agents of this box wrote to stderr."""
         return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
