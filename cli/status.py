@@ -39,7 +39,7 @@ def status(fleet: Path, as_json: bool) -> None:
                 one.release or "",
                 one.state,
                 "yes" if one.online else "no",
-                one.refusal or "",
+                "; ".join(filter(None, (one.warning, one.refusal))),
             )
             for one in overview.devices
         ),

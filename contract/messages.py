@@ -15,6 +15,9 @@ A transfer, in the order of its messages:
 5. Every change of the update's state is a signed, numbered ``Report`` on ``up/reported``
    (retained). Only a report in state ``committed`` counts as success.
 
+A device whose state folder is an old copy uses numbers again. Two reports with one number prove
+it; the manager then sends ``LastNumber``, and the device goes on with larger ones.
+
 ``Report``, ``Progress`` and ``Missing`` travel in an envelope signed by the device's key
 (``trust.sign_envelope`` with the type below), so any transport may carry them. ``Presence`` is a
 hint in plain JSON. Unknown fields of a message are ignored, so that an older end understands a
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -40,6 +43,7 @@ PREFIX: Final = "asdic/v1"
 REPORT_TYPE: Final = "application/vnd.asdic.report.v1+json"
 PROGRESS_TYPE: Final = "application/vnd.asdic.progress.v1+json"
 MISSING_TYPE: Final = "application/vnd.asdic.missing.v1+json"
+NUMBER_TYPE: Final = "application/vnd.asdic.report-number.v1+json"
 _DEVICE_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -174,6 +178,17 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[tuple[int, int], ...]
 
 
+class LastNumber(msgspec.Struct, frozen=True, kw_only=True):
+    """The manager has accepted report ``number`` of a device, which used that number again.
+
+    Signed with the director's targets key, on ``down/number``, not retained. The device only ever
+    raises its number by it, so nobody gains by playing it again.
+    """
+
+    device: str
+    number: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the device's agent is connected; ``online=False`` is the retained will."""
 
@@ -260,6 +275,11 @@ def offer_topic(device: str) -> str:
 def bench_topic(device: str) -> str:
     """Return the retained topic of a device's benchmark order; an empty payload withdraws it."""
     return f"{PREFIX}/{device}/down/bench"
+
+
+def number_topic(device: str) -> str:
+    """Return the topic on which a device is told the number of its last accepted report."""
+    return f"{PREFIX}/{device}/down/number"
 
 
 def up_topic(device: str, what: str) -> str:

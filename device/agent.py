@@ -22,7 +22,16 @@ from asdic.device.application_socket import ApplicationSocket
 from asdic.device.by_hand import Requests
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.identity import read_key
-from asdic.device.link import Arrival, BenchOrdered, ChunkArrived, Connected, Link, OfferArrived
+from asdic.device.link import (
+    Arrival,
+    BenchOrdered,
+    ChunkArrived,
+    Connected,
+    Link,
+    NumberTold,
+    OfferArrived,
+)
+from asdic.device.numbering import told_number
 from asdic.device.orders import BenchOrders
 from asdic.device.reports import Reporter
 from asdic.device.supervisor import Supervisor
@@ -30,6 +39,7 @@ from asdic.device.update.journal import Journal
 from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
+from asdic.device.update.trust import TrustFolder
 from asdic.device.update.update import Update
 from asdic.device.update.work import OpenTrial, open_trial
 
@@ -50,6 +60,7 @@ class Agent:
         again: Try an offer anew that has failed before, because a person asks for it.
         now: Update also while an exam is in progress, because a person asks for it.
         open_trial: Starts the trial of a candidate.
+        clock: Monotonic seconds, for the update's deadlines.
     """
 
     def __init__(
@@ -63,12 +74,15 @@ class Agent:
         again: bool = False,
         now: bool = False,
         open_trial: OpenTrial = open_trial,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._supervisor = supervisor
         self._again = again
         self._now = now
         self._complaint = ""
+        self._device = config.device
+        self._trust = TrustFolder(state.trust, storage)
         self._store = Store(state.path, storage)
         self._socket = ApplicationSocket(
             state.application, self._current, busy_limit_s=config.timing.busy_limit_s
@@ -85,6 +99,7 @@ class Agent:
             crashes=lambda: supervisor.crashes if supervisor is not None else 0,
             changed=self._report,
             open_trial=open_trial,
+            clock=clock,
         )
         self._requests = Requests(state, self.update, storage)
 
@@ -124,6 +139,8 @@ class Agent:
                 self._report(self.update.journal)
                 self.update.connected()
                 self._orders.send_again()
+            case NumberTold():
+                self._continue_after(arrival.data)
             case BenchOrdered():
                 self._orders.take(arrival.data)
             case OfferArrived():
@@ -147,6 +164,21 @@ class Agent:
 
     def _report(self, journal: Journal) -> None:
         self._reporter.report(journal, self._socket.program())
+
+    def _continue_after(self, data: bytes) -> None:
+        """Be heard again: what a restored folder reports has numbers that the manager knows."""
+        try:
+            number = told_number(data, device=self._device, trust=self._trust.read().director)
+        except AsdicError as error:
+            log.warning("a report's number was not believed: %s", error)
+            return
+        if self._reporter.continue_after(number):
+            log.warning(
+                "the manager has had report %d of this device already: this state folder was "
+                "restored from an old copy, or another box has a copy of it",
+                number,
+            )
+            self._report(self.update.journal)
 
     def _current(self) -> CurrentRelease:
         """Answer what to run: called by the application socket's threads."""

@@ -31,6 +31,7 @@ from asdic.contract.messages import (
     bench_topic,
     chunk_count,
     chunks_filter,
+    number_topic,
     offer_topic,
     parse_chunk_topic,
     repair_topic,
@@ -76,7 +77,14 @@ class BenchOrdered:
     data: bytes
 
 
-Arrival: TypeAlias = Connected | OfferArrived | ChunkArrived | BenchOrdered
+@dataclass(frozen=True)
+class NumberTold:
+    """The manager says which report of this device it accepted last."""
+
+    data: bytes
+
+
+Arrival: TypeAlias = Connected | OfferArrived | ChunkArrived | BenchOrdered | NumberTold
 
 
 class Link(BlobSource, Protocol):
@@ -196,8 +204,8 @@ class MqttLink:
         self._complained = False
         log.info("connected to the broker at %s:%d", self._address.host, self._address.port)
         repairs = repair_topic(self._device, "+", 0).removesuffix("0") + "+"
-        orders = bench_topic(self._device)
-        for name in (offer_topic(self._device), orders, repairs, *tuple(self._followed)):
+        own = (offer_topic(self._device), bench_topic(self._device), number_topic(self._device))
+        for name in (*own, repairs, *tuple(self._followed)):
             client.subscribe(name, qos=1)
         self._publish("presence", canonical_json(Presence(online=True)), retain=True)
         self._put(Connected())
@@ -221,8 +229,11 @@ class MqttLink:
             return OfferArrived(bytes(message.payload))
         if message.topic == bench_topic(self._device):
             return BenchOrdered(bytes(message.payload))
+        if message.topic == number_topic(self._device):
+            return NumberTold(bytes(message.payload))
         chunk = parse_chunk_topic(message.topic)
-        if chunk is None or len(message.payload) > CHUNK_BYTES:
+        # No manager retains a chunk: what a broker has kept of one is not to be built on.
+        if chunk is None or message.retain or len(message.payload) > CHUNK_BYTES:
             return None
         return ChunkArrived(*chunk, bytes(message.payload))
 

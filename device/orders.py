@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -197,15 +198,22 @@ def check_order(data: bytes, *, device: str, trust: RepositoryTrust) -> BenchOrd
     Raises:
         ReleaseError: It is signed by no such key, or for another device.
     """
+    payload = opened_by_director(data, BENCH_ORDER_TYPE, trust)
+    order = parse_json(payload, BenchOrder, what="the benchmark order")
+    if order.device != device:
+        raise ReleaseError(f"the order is for {order.device}")
+    return order
+
+
+def opened_by_director(data: bytes, payload_type: str, trust: RepositoryTrust) -> bytes:
+    """Return what the director's targets key signed.
+
+    Raises:
+        ReleaseError: No such key did.
+    """
     for key in director_keys(trust):
-        try:
-            payload = open_envelope(data, BENCH_ORDER_TYPE, key)
-        except ReleaseError:
-            continue
-        order = parse_json(payload, BenchOrder, what="the benchmark order")
-        if order.device != device:
-            raise ReleaseError(f"the order is for {order.device}")
-        return order
+        with suppress(ReleaseError):
+            return open_envelope(data, payload_type, key)
     raise ReleaseError("the order is not signed by this fleet's director")
 
 

@@ -60,10 +60,24 @@ class Reporter:
         self._said: tuple[object, ...] = ()
         self._said_s = 0.0
 
+    def continue_after(self, number: int) -> bool:
+        """Use larger numbers than ``number`` from now on; return whether that is a change.
+
+        The manager has had that number from this device. Where the device does not know it, its
+        folder was restored from an old copy, or another box has a copy of it.
+        """
+        if number <= self._number:
+            return False
+        self._use_number(number)
+        return True
+
+    def _use_number(self, number: int) -> None:
+        self._number = number
+        self._storage.write(self._state.report_number, seal(_Number(number=number)))
+
     def report(self, journal: Journal, program: Program) -> None:
         """Send a report."""
-        self._number += 1
-        self._storage.write(self._state.report_number, seal(_Number(number=self._number)))
+        self._use_number(self._number + 1)
         report = self._report(journal, program)
         data = canonical_json(report)
         self._storage.write(self._state.last_report, data)

@@ -75,6 +75,16 @@ reports = Table(
     Column("envelope", Text, nullable=False),
 )
 
+report_conflicts = Table(
+    "report_conflicts",
+    METADATA,
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("received_s", Float, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("settled_s", Float),
+)
+
 rollouts = Table(
     "rollouts",
     METADATA,

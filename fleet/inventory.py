@@ -6,7 +6,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -23,6 +23,7 @@ from asdic.contract.messages import (
 )
 from asdic.contract.target import target_named
 from asdic.contract.trust import ENVELOPE_LIMIT_BYTES, open_envelope, proof_of
+from asdic.fleet.conflicts import Conflict, Conflicts, ReusedNumberError
 from asdic.fleet.database import Database, devices, reports, tokens, upsert
 
 log: Final = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ _T = TypeVar("_T")
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One enrolled unit. ``report`` is the last one that it signed and we accepted."""
+    """One enrolled unit. ``report`` is the last one that it signed and we accepted.
+
+    ``conflicts`` counts reports with a number that the device had used for another one,
+    ``conflict_s`` is when the last one came: its state folder was restored, or copied.
+    """
 
     id: str
     public_key: str
@@ -44,14 +49,24 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     online: bool
     seen_s: float | None
     refused_messages: int
+    conflicts: int = 0
+    conflict_s: float | None = None
 
 
 class Inventory:
     """The enrolled devices, in the database."""
 
-    def __init__(self, database: Database, *, accept_simulated: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        accept_simulated: bool = False,
+        on_conflict: Callable[[Conflict], None] = lambda _conflict: None,
+    ) -> None:
         self._database = database
         self._accept_simulated = accept_simulated
+        self._conflicts = Conflicts(database)
+        self._on_conflict = on_conflict
 
     def new_token(self, now: float) -> str:
         """Return a claim ``<id>.<secret>`` that lets one device join."""
@@ -64,7 +79,8 @@ class Inventory:
         """Take the device that asks into the fleet; return its body and the claim's secret.
 
         Asking again with the same claim and the same key is no change, so that a device which
-        never got the answer can repeat itself.
+        never got the answer can repeat itself. A new claim for a known device is a person's word
+        that all is well with it: conflicts of its reports are settled.
 
         Raises:
             ReleaseError: The claim is unknown or used, the proof is wrong, or the id is taken.
@@ -88,6 +104,8 @@ class Inventory:
             connection.execute(
                 update(tokens).where(tokens.c.id == token.id).values(used_by=body.device)
             )
+            if known is not None and token.used_by is None:
+                self._conflicts.settle(connection, body.device, now)
             enrolled_s = now if known is None else known.enrolled_s
             upsert(
                 connection,
@@ -111,6 +129,11 @@ class Inventory:
             return None
         try:
             report = self._checked_report(device, envelope)
+        except ReusedNumberError as error:
+            self._count_refused(device_id, error)
+            self._conflicts.note(device_id, error.number, envelope.decode(), now)
+            self._on_conflict(Conflict(device=device_id, last=device.report_number))
+            return None
         except AsdicError as error:
             self._count_refused(device_id, error)
             return None
@@ -154,7 +177,8 @@ class Inventory:
         """Return all devices by name."""
         with self._database.reading() as connection:
             rows = connection.execute(select(devices).order_by(devices.c.id)).all()
-        return tuple(_device(row) for row in rows)
+            standing = self._conflicts.standing(connection)
+        return tuple(_device(row, *standing.get(row.id, (0, None))) for row in rows)
 
     def reports(self) -> dict[str, Report]:
         """Return the last report of each device that sent any."""
@@ -200,6 +224,8 @@ class Inventory:
         if envelope.decode() == device.report:
             return None
         if report.number <= device.report_number:
+            if self._conflicts.is_reused(device.id, report.number, envelope.decode()):
+                raise ReusedNumberError(report.number)
             raise ReleaseError(f"report {report.number} is not newer than {device.report_number}")
         return report
 
@@ -256,7 +282,7 @@ def _is_proven(request: EnrolRequest, secret: str) -> bool:
     return hmac.compare_digest(expected.encode(), request.proof.encode())
 
 
-def _device(row: Row[Any]) -> Device:
+def _device(row: Row[Any], conflicts: int, conflict_s: float | None) -> Device:
     report = None
     if row.report is not None:
         payload = open_envelope(row.report.encode(), REPORT_TYPE, row.public_key)
@@ -272,4 +298,6 @@ def _device(row: Row[Any]) -> Device:
         online=row.online,
         seen_s=row.seen_s,
         refused_messages=row.refused_messages,
+        conflicts=conflicts,
+        conflict_s=conflict_s,
     )

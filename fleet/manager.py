@@ -31,10 +31,12 @@ from asdic.contract.messages import (
     Missing,
     Presence,
     Progress,
+    number_topic,
 )
 from asdic.contract.release import Layout, Release
 from asdic.contract.trust import proof_of
 from asdic.fleet.broker import Address
+from asdic.fleet.conflicts import Conflict, signed_number
 from asdic.fleet.database import Database
 from asdic.fleet.decision import (
     Decisions,
@@ -86,7 +88,11 @@ class Fleet:
         self.config = config
         self.broker = broker
         self._database = Database(config.state / DATABASE_FILE)
-        self.inventory = Inventory(self._database, accept_simulated=config.accept_simulated)
+        self.inventory = Inventory(
+            self._database,
+            accept_simulated=config.accept_simulated,
+            on_conflict=self._tell_number,
+        )
         self.records = RolloutRecords(self._database)
         self.director = Director(config.state / DIRECTOR_FOLDER)
         self._link = MqttLink(broker)
@@ -289,6 +295,15 @@ class Fleet:
         report = self.inventory.accept_report(device, payload, time.time())
         if report is not None:
             self._reports[device] = report
+
+    def _tell_number(self, conflict: Conflict) -> None:
+        """Let a restored device go on where its reports stood, so that it is heard again.
+
+        Only the device's own key makes new reports, so nobody can play old ones by this.
+        """
+        key = self.director.keys.private_key("targets")
+        order = signed_number(conflict, key)
+        self._link.publish(number_topic(conflict.device), order)
 
     def _on_presence(self, device: str, payload: bytes) -> None:
         presence = parse_json(payload, Presence, what="the presence")

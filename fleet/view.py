@@ -15,7 +15,10 @@ from asdic.fleet.stage import MemberState
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A device as its own last report shows it; ``online`` is only a hint."""
+    """A device as its own last report shows it; ``online`` is only a hint.
+
+    ``warning`` says what speaks against believing it, and ``warning_s`` since when.
+    """
 
     id: str
     target: str
@@ -31,6 +34,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     seen_s: float | None
     refused_messages: int
     tags: dict[str, str]
+    warning: str = ""
+    warning_s: float | None = None
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +114,17 @@ def device_view(device: Device) -> DeviceView:
         seen_s=device.seen_s,
         refused_messages=device.refused_messages,
         tags=device.tags,
+        warning=_warning(device),
+        warning_s=device.conflict_s,
     )
+
+
+def _warning(device: Device) -> str:
+    """Return what a person should know before believing a device's reports."""
+    if not device.conflicts:
+        return ""
+    times = "once" if device.conflicts == 1 else f"{device.conflicts} times"
+    return f"restored or copied: it used a report's number again, {times}"
 
 
 def rollout_view(rollout: Rollout, events: Iterable[Event] = ()) -> RolloutView:
