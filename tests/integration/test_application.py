@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.device.application import Application, CurrentRelease, HealthCall
 from asdic.device.application_socket import ApplicationSocket
+from tests.support.desk import until
 
 RELEASE = CurrentRelease(manifest="sha256:aa", version="1.0.0", folder="/releases/aa")
 
@@ -31,13 +31,6 @@ def agent(state: Path) -> Iterator[ApplicationSocket]:
     made.start()
     yield made
     made.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_program_learns_what_to_run(agent: ApplicationSocket, state: Path) -> None:
@@ -181,3 +174,51 @@ def test_an_agent_that_ends_is_noticed(agent: ApplicationSocket, state: Path) ->
         agent.close()
         with pytest.raises(LinkError, match="the agent is gone"):
             program.current()
+
+
+def test_a_model_that_cannot_be_loaded_ends_nothing_where_another_still_answers(
+    agent: ApplicationSocket, state: Path
+) -> None:
+    with Application.connect(state) as program:
+        program.loaded(RELEASE, inferences=1)
+        program.health(HealthCall(manifest="sha256:bb", errors=1, still=RELEASE.manifest))
+        said = agent.program()
+    assert said.loaded is not None
+    assert said.loaded.manifest == RELEASE.manifest
+    assert said.health is not None
+    assert said.health.manifest == "sha256:bb"
+
+
+def test_a_model_that_cannot_be_loaded_is_all_there_is_where_nothing_else_answers(
+    agent: ApplicationSocket, state: Path
+) -> None:
+    with Application.connect(state) as program:
+        program.loaded(RELEASE, inferences=1)
+        program.health(HealthCall(manifest="sha256:bb", errors=1))
+        assert agent.program().loaded is None
+
+
+def test_an_exam_goes_on_though_who_began_it_is_gone(agent: ApplicationSocket, state: Path) -> None:
+    with Application.connect(state) as program:
+        program.busy(600)
+    with Application.connect(state) as program:
+        program.health(HealthCall())
+        assert agent.is_busy()
+
+
+def test_an_exam_that_ended_stays_ended_after_a_restart(
+    agent: ApplicationSocket, state: Path
+) -> None:
+    with Application.connect(state) as program:
+        program.busy(600)
+        program.busy(0)
+    agent.close()
+    assert not ApplicationSocket(state / "application", lambda: RELEASE).is_busy()
+
+
+def test_neither_a_new_model_nor_health_ends_an_exam(agent: ApplicationSocket, state: Path) -> None:
+    with Application.connect(state) as program:
+        program.busy(600)
+        program.loaded(RELEASE, inferences=1)
+        program.health(HealthCall(manifest="sha256:aa", inferences=2))
+        assert agent.is_busy()
