@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,8 @@ class Trial:
 
     def _end(self, status: int) -> str:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with code {status}"
+        if status < 0 and -status != signal.SIGABRT:  # Only who aborts itself has said why.
+            return how
         self._complaints.seek(0)
         lines = self._complaints.read(OUTPUT_LIMIT_BYTES).decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")

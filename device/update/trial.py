@@ -32,6 +32,7 @@ CLONE_NEWNET: Final = 0x4000_0000
 FILE_LIMIT_BYTES: Final = 1 << 20
 HEADROOM_BYTES: Final = 2 << 30
 NICENESS: Final = 10
+NO_HOME: Final = "/nonexistent"
 # What a runtime on the processor reads and an attacker cannot use: no /home, no /var, little of
 # /etc.
 SYSTEM: Final = (
@@ -251,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--file-bytes", type=int, default=FILE_LIMIT_BYTES)
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args(arguments)
+    # Libraries look for their settings at home, and fall over what they may not open there.
+    os.environ["HOME"] = NO_HOME
     if options.cache is not None:
         keep_in(options.cache)
     confinement = confine(
