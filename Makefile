@@ -39,6 +39,7 @@ contracts: $(VENV)/.dev
 debian:
 	$(call apt_install,chromium,chromium,the browser)
 	$(call apt_install,proot,proot,the arm64 box)
+	$(call apt_install,cc,gcc libc6-dev,the C library)
 	$(call apt_install,qemu-aarch64-static,qemu-user-static,the arm64 box)
 
 tests: $(VENV)/.dev debian
