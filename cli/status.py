@@ -36,7 +36,7 @@ def status(fleet: Path, as_json: bool) -> None:
                 one.id,
                 one.target + (" (simulated)" if one.simulated else ""),
                 one.runtime or "",
-                one.release or "",
+                ", ".join(filter(None, (one.release, one.doubt))),
                 one.state,
                 "yes" if one.online else "no",
                 "; ".join(filter(None, (one.warning, one.refusal))),

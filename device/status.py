@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from asdic.contract.messages import Report
+from asdic.contract.messages import Loaded, Report
 from asdic.device.config import StateFolder, read_config
 from asdic.device.reports import read_last_report
 from asdic.device.update.journal import Journal, JournalFile
@@ -30,13 +30,19 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         refusal = self.journal.refusal
         return (
             ("device", f"{self.device} ({self.target}{', simulated' if self.simulated else ''})"),
-            ("runs", f"{loaded.version}, {loaded.inferences} inferences" if loaded else "nothing"),
+            ("runs", _runs(loaded) if loaded else "nothing"),
             ("current", self.current or "none"),
             ("previous", self.previous or "none"),
             ("update", f"{self.journal.version or '-'} is {self.journal.state.value}"),
             *((("reason", refusal.message),) if refusal else ()),
             ("report", f"number {self.report.number}" if self.report else "none sent"),
         )
+
+
+def _runs(loaded: Loaded) -> str:
+    """Return what the program said, and what speaks against it."""
+    said = f"{loaded.version}, {loaded.inferences} inferences"
+    return f"{said}, {loaded.doubt}" if loaded.doubt else said
 
 
 def read_status(state: StateFolder) -> DeviceStatus:

@@ -17,7 +17,8 @@ from asdic.fleet.stage import MemberState
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as its own last report shows it; ``online`` is only a hint.
 
-    ``warning`` says what speaks against believing it, and ``warning_s`` since when.
+    ``warning`` says what speaks against believing it, and ``warning_s`` since when; ``doubt`` what
+    speaks against ``release``: its program is silent, or still maps another.
     """
 
     id: str
@@ -36,6 +37,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     warning: str = ""
     warning_s: float | None = None
+    doubt: str = ""
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +108,7 @@ def device_view(device: Device) -> DeviceView:
         runtime_version=runtime.version if runtime else None,
         simulated=device.simulated or bool(runtime and runtime.simulated),
         release=loaded.version if loaded else None,
+        doubt=loaded.doubt if loaded else "",
         manifest=loaded.manifest if loaded else None,
         state=report.state.value if report else "never-reported",
         refusal=f"{refusal.code}: {refusal.message}" if refusal else None,
