@@ -126,7 +126,7 @@ class Agent:
                 break
             self._take(arrival)
         if self._supervisor is not None:
-            self._supervisor.tick()
+            self._supervisor.tick(silence_s=self._socket.silence_s(self._supervisor.pid))
         self._requests.tick()
         self.update.tick()
         has_time = not self._socket.is_busy() and self.update.journal.state in FINAL

@@ -120,6 +120,12 @@ class ApplicationSocket:
         with self._lock:
             return self._clock() < self._busy_until_s
 
+    def silence_s(self, pid: int | None) -> float:
+        """Return for how many seconds a process has said nothing; 0 until it is connected."""
+        with self._lock:
+            heard = [one.heard_s for one in self._speakers if one.witness.pid == pid]
+        return self._clock() - max(heard) if heard else 0.0
+
     # The socket
 
     def _accept(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from asdic.contract.messages import UpdateState
 from asdic.device.config import Timing
 
 STEADY_S: Final = 60.0
@@ -30,6 +32,8 @@ class Supervisor:
         self._timing = timing
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
+        # A model that hangs must not take the time in which the box has to be on the old one.
+        self._silence_limit_s = (timing.deadline_s(UpdateState.ROLLING_BACK) or math.inf) / 2
         self._delay_s = timing.runner_restart_s
         self._start_at_s = 0.0
         self._started_s = 0.0
@@ -40,8 +44,14 @@ class Supervisor:
         """The process that runs now."""
         return self._process.pid if self._process is not None else None
 
-    def tick(self) -> None:
-        """Start the process if it is not there and its time has come."""
+    def tick(self, *, silence_s: float = 0.0) -> None:
+        """Start the process if it is not there and its time has come.
+
+        One that has said nothing for ``silence_s`` hangs, and is ended if that is too long.
+        """
+        if self._process is not None and silence_s > self._silence_limit_s:
+            log.warning("the runner has said nothing for %.0f s; it is ended", silence_s)
+            self._process.kill()
         if self._process is not None and self._process.poll() is not None:
             self._note_end(self._process.returncode)
         if self._process is None and self._clock() >= self._start_at_s:

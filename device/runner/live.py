@@ -15,6 +15,7 @@ decides nothing: what to run is the agent's word.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from asdic.contract.errors import AsdicError, NoModelError
 from asdic.contract.variant import Variant
 from asdic.device.application import REASON_LIMIT, Call, CurrentRelease, HealthCall, loaded_call
+from asdic.device.process import resident_bytes
 from asdic.device.runner.cache import keep_in
 from asdic.device.runner.conversation import Conversation
 from asdic.device.runner.postprocess import Prediction
@@ -54,6 +56,8 @@ class LiveRunner:
             without it there is no model in between.
         prepare: Is called in the opening's thread with each newly opened runner and its folder;
             an ``AsdicError`` of it refuses the release.
+        alone: This process does nothing else, so that what it grows by is the model's, and is
+            held against the limit of its release.
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class LiveRunner:
         simulate: bool = False,
         overlap: bool = True,
         prepare: Callable[[Runner, Path], None] = lambda _runner, _folder: None,
+        alone: bool = False,
     ) -> None:
         self._simulate = simulate
+        self._alone = alone
         self._overlap = overlap
         self._prepare = prepare
         self._agent = Conversation(state)
@@ -189,7 +195,10 @@ class LiveRunner:
             self._let_go()
         if wanted.cache is not None:
             keep_in(Path(wanted.cache))
-        self._opening = _Opening(wanted, simulate=self._simulate, prepare=self._prepare)
+        before = resident_bytes(os.getpid()) if self._alone else None
+        self._opening = _Opening(
+            wanted, simulate=self._simulate, prepare=self._prepare, memory_before=before
+        )
 
     def _take(self, opening: _Opening, wanted: CurrentRelease) -> bool:
         """Take what was opened, unless the agent wants something else by now."""
@@ -255,7 +264,8 @@ class LiveRunner:
 class _Model:
     """One open release and what it did so far."""
 
-    def __init__(self, release: CurrentRelease, runner: Runner) -> None:
+    def __init__(self, release: CurrentRelease, runner: Runner, memory_before: int | None) -> None:
+        self._memory_before = memory_before
         self.release = release
         self.runner = runner
         self.inferences = 0
@@ -283,13 +293,24 @@ class _Model:
 
     def health(self) -> HealthCall:
         """Return how it went so far."""
+        gluttony = self._gluttony()
         return HealthCall(
             manifest=self.release.manifest,
             inferences=self.inferences,
-            errors=self._errors,
+            errors=self._errors + bool(gluttony),
             latency_ms_p50=median(self._latencies_ms) if self._latencies_ms else None,
-            reason=self._reason,
+            reason=gluttony or self._reason,
         )
+
+    def _gluttony(self) -> str:
+        """Return by how much this process has outgrown the model's limit, or nothing."""
+        if self._memory_before is None or self.runner.variant is None:
+            return ""
+        taken = resident_bytes(os.getpid()) - self._memory_before
+        allowed = self.runner.variant.limits.memory_bytes
+        if taken <= allowed:
+            return ""
+        return f"it takes {taken >> 20} MiB of memory, {allowed >> 20} MiB are allowed"
 
     def close(self) -> None:
         """Free the model."""
@@ -305,7 +326,9 @@ class _Opening:
         *,
         simulate: bool,
         prepare: Callable[[Runner, Path], None],
+        memory_before: int | None,
     ) -> None:
+        self._memory_before = memory_before
         self.release = release
         self.model: _Model | None = None
         self.error = ""
@@ -339,7 +362,7 @@ class _Opening:
         except BaseException:
             runner.close()
             raise
-        return _Model(self.release, runner)
+        return _Model(self.release, runner, self._memory_before)
 
 
 def _close_aside(model: _Model) -> None:

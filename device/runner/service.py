@@ -45,7 +45,7 @@ class RunnerService:
         self._images = images
         self._interval_s = 1.0 / fps
         self._stopped = stopped
-        self._live = LiveRunner(state, simulate=simulate, prepare=self._prepare)
+        self._live = LiveRunner(state, simulate=simulate, prepare=self._prepare, alone=True)
         self._frames: Iterator[Frame] = iter(())
         self._next_frames: Iterator[Frame] = iter(())
 

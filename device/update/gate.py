@@ -23,6 +23,7 @@ import msgspec
 from asdic.contract.messages import GateFacts, Refusal
 from asdic.contract.target import Runtime, target_named
 from asdic.contract.variant import Limits, Variant
+from asdic.device.process import resident_bytes
 from asdic.device.runner.cache import COMPILED_LIMIT_BYTES
 from asdic.device.update.trial import FILE_LIMIT_BYTES, Measured, TrialResult, own_folders
 
@@ -69,7 +70,7 @@ class Trial:
     def poll(self) -> Verdict | None:
         """Return the verdict, or None while the trial runs."""
         if self._child.poll() is None:
-            if _resident_bytes(self._child.pid) <= self._limits.memory_bytes:
+            if resident_bytes(self._child.pid) <= self._limits.memory_bytes:
                 return None
             self._refusal = Refusal(
                 code="memory",
@@ -180,12 +181,3 @@ def _options(*, baseline: Path | None, simulate: bool) -> list[str]:
 def _cache_options(cache: Path | None, file_bytes: int) -> list[str]:
     options = ["--file-bytes", str(file_bytes)]
     return [*options, "--cache", str(cache.resolve())] if cache else options
-
-
-def _resident_bytes(pid: int) -> int:
-    """Return how much memory the process has resident; 0 once it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGESIZE")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +30,9 @@ from tests.support.yard import Yard
 
 LAYERS: Final = 60
 """As many that the time of 1.0.0 is that of its model."""
+DEFAULT: Final = Limits()
 HANG_S: Final = 3.0
-"""As long may a state last in which a model hangs."""
+"""As long may the gate last where a model hangs in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,9 @@ class Case:
     graph: bad.Graph
     code: str
     words: str
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT
     prepare: Callable[[Path], None] = lambda _folder: None
-    deadline_s: float = PATIENCE_S
+    deadlines_s: Mapping[str, float] = field(default_factory=dict)
 
 
 def record_coarsely(folder: Path) -> None:
@@ -65,14 +66,14 @@ IN_THE_GATE: Final = (
         graph=bad.endless_to_load,
         code="timed-out",
         words="was gating for more than 3 s",
-        deadline_s=HANG_S,
+        deadlines_s={"gating": HANG_S},
     ),
     Case(
         name="never ends an inference",
         graph=bad.endless,
         code="timed-out",
         words="was gating for more than 3 s",
-        deadline_s=HANG_S,
+        deadlines_s={"gating": HANG_S},
     ),
     Case(name="answers NaN", graph=bad.not_a_number, code="release", words="holds NaN"),
     Case(
@@ -135,6 +136,20 @@ IN_PROBATION: Final = (
         graph=bad.deadly_if_bright,
         code="crash",
         words="the runner crashed 3 times with it",
+    ),
+    Case(
+        name="never ends an inference of a real frame",
+        graph=bad.endless_if_bright,
+        code="timed-out",
+        words="was probation for more than 5 s",
+        deadlines_s={"probation": 5.2, "rolling-back": 10.0},
+    ),
+    Case(
+        name="eats memory with real frames",
+        graph=bad.hungry_if_bright,
+        code="unhealthy",
+        words="MiB of memory, 200 MiB are allowed",
+        limits=Limits(memory_bytes=200 << 20),
     ),
 )
 
@@ -199,8 +214,8 @@ def offer(case: Case, yard: Yard, number: int) -> Path:
 
 def refuse(box: Box, stick: Path, case: Case, *options: str) -> DeviceStatus:
     """Install a bad release, check that it is refused as it should be, and return the status."""
-    states = {"gating": case.deadline_s, "probation": case.deadline_s}
-    timing = msgspec.structs.replace(QUICK, deadlines_s={**QUICK.deadlines_s, **states})
+    deadlines_s = {**QUICK.deadlines_s, **case.deadlines_s}
+    timing = msgspec.structs.replace(QUICK, deadlines_s=deadlines_s)
     write_config(box.state, msgspec.structs.replace(box.config, timing=timing))
     done = box.install(stick, *options)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("asdic-agent: ")]

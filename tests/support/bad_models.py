@@ -8,6 +8,7 @@ which some are bad alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -86,7 +87,7 @@ def good(layers: int = 1) -> onnx.ModelProto:
     names = ["image", *(f"layer{number}" for number in range(layers - 1)), "last"]
     nodes = [
         helper.make_node("Conv", [before, "same"], [after], pads=[1] * 4)
-        for before, after in zip(names[:-2], names[1:-1], strict=True)
+        for before, after in pairwise(names[:-1])
     ]
     last = helper.make_node("Conv", [names[-2], "kernel", "bias"], ["logits"], pads=[1] * 4)
     return _model([*nodes, last], {"same": same, **_WEIGHTS})
@@ -296,10 +297,7 @@ def _wait(factor: str) -> tuple[onnx.NodeProto, ...]:
 
 
 def _divide(factor: str) -> tuple[onnx.NodeProto, ...]:
-    """Return nodes that divide the smallest integer by -1 where ``factor`` is 1, by 1 where it is 0.
-
-    They add nothing.
-    """
+    """Return nodes that divide the smallest integer, by -1 if ``factor`` is 1, and add nothing."""
     return (
         helper.make_node("Mul", ["two", factor], ["twice"]),
         helper.make_node("Sub", ["unit", "twice"], ["divisor"]),
