@@ -287,9 +287,9 @@ class Store:
         self._storage.make_folder(self.machine_path(digest).parent)
         self._storage.write(self.machine_path(digest), canonical_json(machine))
 
-    def collect(self, *, keep: frozenset[str] = frozenset()) -> None:
-        """Remove every release and blob that no pointer and none of ``keep`` needs."""
-        named = {self.pointer(name) for name in Pointer} | keep
+    def collect(self) -> None:
+        """Remove all that no pointer needs. Call it when no update is in hand."""
+        named = {self.pointer(name) for name in Pointer}
         releases = {digest for digest in named if digest is not None}
         blobs = {name for digest in releases for name in self._blobs_of(digest)}
         for path in (*self._releases.iterdir(), *self._gated.iterdir()):
@@ -299,8 +299,7 @@ class Store:
             if path.name not in blobs:
                 self._storage.remove(path)
         for path in self._partial.iterdir():
-            if path.name.removesuffix(".map") not in blobs:
-                self._storage.remove(path)
+            self._storage.remove(path)
         self._storage.sweep(self._schema_path.parent)
         for digest in releases:
             self._storage.sweep(self.machine_path(digest).parent)

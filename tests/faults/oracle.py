@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Evidence:
         signed: All releases of the yard, by the hex digits of their manifest's digest.
         running: The manifest (hex) that the program really has loaded, or None.
         ran: The manifests of all inferences made on the way, in order.
+        gated: The manifests of which a trial ended well.
         reports: What the device said, oldest first, as decoded JSON.
     """
 
@@ -47,6 +48,7 @@ class Evidence:
     signed: Mapping[str, Signed]
     running: str | None
     ran: Sequence[str] = ()
+    gated: Set[str] | None = None
     reports: Sequence[Mapping[str, Any]] = ()
 
 
@@ -95,8 +97,11 @@ def _is_mixed(evidence: Evidence) -> bool:
 
 
 def _ran_unverified(evidence: Evidence) -> bool:
-    known = evidence.signed
-    return any(name not in known or not known[name].is_good for name in evidence.ran)
+    """Something inferred that nobody signed, or that the gate had not passed."""
+    good = {name for name, signed in evidence.signed.items() if signed.is_good}
+    if evidence.gated is not None:
+        good &= evidence.gated
+    return not good.issuperset(evidence.ran)
 
 
 def _is_downgraded(evidence: Evidence) -> bool:
@@ -114,7 +119,8 @@ def _is_downgraded(evidence: Evidence) -> bool:
 def _is_stuck(evidence: Evidence) -> bool:
     """The update has not ended, or ended where no later offer can be taken."""
     try:
-        state = json.loads((evidence.folder / "journal.json").read_bytes())["state"]
+        line = (evidence.folder / "journal.json").read_bytes().partition(b"\n")[0]
+        state = json.loads(line)["state"]
     except FileNotFoundError:
         return False
     except ValueError:
@@ -153,7 +159,8 @@ def _leaks(evidence: Evidence) -> bool:
 def _leftovers(folder: Path) -> Iterator[str]:
     """Yield the temporary files of an atomic write that nobody finished."""
     for place, folders, files in os.walk(folder):
-        yield from (os.path.join(place, name) for name in (*folders, *files) if name[0] == ".")
+        names = (name for name in (*folders, *files) if name[0] == "." and name != ".boot")
+        yield from (os.path.join(place, name) for name in names)
 
 
 def _is_whole(folder: Path, name: str, signed: Mapping[str, Signed]) -> bool:
