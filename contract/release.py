@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,13 @@ from asdic.contract.files import (
     sync_folder,
     write_file,
 )
-from asdic.contract.variant import Variant, encode_variant, parse_variant, read_variant
+from asdic.contract.variant import (
+    VARIANT_FILE,
+    Variant,
+    encode_variant,
+    parse_variant,
+    read_variant,
+)
 
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -157,8 +164,10 @@ def parse_manifest(data: bytes) -> Manifest:
         raise ReleaseError(str(error)) from error
     if manifest.artifact_type != MODEL_TYPE or manifest.config.media_type != VARIANT_TYPE:
         raise ReleaseError("the manifest is not that of an asdic variant")
-    for layer in manifest.layers:
-        safe_name(layer.annotations.get(FILE_NAME, ""))
+    names = [safe_name(layer.annotations.get(FILE_NAME, "")) for layer in manifest.layers]
+    twice = [name for name, times in Counter((VARIANT_FILE, *names)).items() if times > 1]
+    if twice:
+        raise ReleaseError(f"the manifest has two files called {twice[0]!r}")
     for blob in manifest.blobs:
         hex_of(blob.digest)
         if not 0 <= blob.size <= BLOB_LIMIT_BYTES:

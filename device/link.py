@@ -7,6 +7,7 @@ reads; what is sent is signed by the device's key, so that any transport may car
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import random
 import time
@@ -19,8 +20,8 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
-from asdic.contract.errors import ConfigError, DigestError, LinkError
-from asdic.contract.files import canonical_json, read_bounded
+from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseError
+from asdic.contract.files import canonical_json
 from asdic.contract.messages import (
     CHUNK_BYTES,
     MISSING_TYPE,
@@ -39,6 +40,7 @@ from asdic.contract.messages import (
 )
 from asdic.contract.release import Descriptor, Layout, hex_of
 from asdic.contract.trust import OFFER_LIMIT_BYTES, parse_offer, sign_envelope
+from asdic.device.carried import plain_size, read_plain
 from asdic.device.config import BrokerAddress, Timing
 from asdic.device.update.fetch import BlobSource
 
@@ -262,24 +264,32 @@ class FolderLink:
     """The link out of a release folder with an ``offers/`` folder in it, as on a USB stick.
 
     The same offer, the same chunks, the same checks; only nobody hears the reports, which the
-    next connection to the manager makes up for.
+    next connection to the manager makes up for. A link, a pipe or a device among its files is
+    refused: it would lead out of the folder, or never end.
 
     Raises:
         ConfigError: The folder is no release folder, or holds no offer for ``device``.
         ReleaseError: The offer is damaged.
+        LinkError: A file cannot be read, or is no plain file.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
         self._layout = Layout.open(folder)
         self._inbox: deque[Arrival] = deque()
         self._chunks: dict[str, deque[int]] = {}
+        self._sizes: dict[str, int] = {}
+        self._unreadable: dict[str, str] = {}
+        for name in ("oci-layout", "index.json"):
+            plain_size(folder / name)
         path = folder / "offers" / f"{device}.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise ConfigError(
                 f"{folder} holds no offer for this device ({path.relative_to(folder)} is missing); "
                 f"make it with `asdic export VERSION --to {device} --out {folder}`"
             )
-        self._offer = read_bounded(path, OFFER_LIMIT_BYTES)
+        self._offer = read_plain(path, 0, OFFER_LIMIT_BYTES + 1)
+        if len(self._offer) > OFFER_LIMIT_BYTES:
+            raise ReleaseError(f"{path} is larger than the {OFFER_LIMIT_BYTES} bytes of an offer")
         parse_offer(self._offer)
 
     def start(self) -> None:
@@ -298,16 +308,19 @@ class FolderLink:
 
         Raises:
             DigestError: The folder lacks it, or holds another length than was signed.
+            LinkError: It cannot be read, or is no plain file.
         """
         path = self._layout.blob_path(blob.digest)
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise DigestError(f"blob {blob.digest} is missing in {self._layout.folder}")
-        size = path.stat().st_size
+        size = plain_size(path)
         if size != blob.size:
             raise DigestError(
                 f"blob {blob.digest} in {self._layout.folder} has {size} bytes, "
                 f"{blob.size} were signed"
             )
+        self._unreadable.pop(blob.digest, None)
+        self._sizes[blob.digest] = blob.size
         self._chunks[blob.digest] = deque(range(chunk_count(blob.size)))
 
     def leave(self, blob: Descriptor) -> None:
@@ -318,9 +331,16 @@ class FolderLink:
         """Nobody needs to know."""
 
     def send_missing(self, missing: Missing) -> None:
-        """Read the missing chunks once more."""
+        """Read the missing chunks once more.
+
+        Raises:
+            LinkError: They could not be read before.
+        """
+        digest = f"sha256:{missing.blob}"
+        if digest in self._unreadable:
+            raise LinkError(self._unreadable[digest])
         wanted = (n for first, last in missing.ranges for n in range(first, last + 1))
-        self._chunks[f"sha256:{missing.blob}"] = deque(wanted)
+        self._chunks[digest] = deque(wanted)
 
     def send_report(self, envelope: bytes) -> None:
         """Nobody is there to hear it."""
@@ -335,14 +355,19 @@ class FolderLink:
     def _next_chunk(self) -> ChunkArrived | None:
         for digest, numbers in self._chunks.items():
             if numbers:
-                number = numbers.popleft()
-                return ChunkArrived(hex_of(digest), number, self._read(digest, number))
+                return self._read(digest, numbers.popleft())
         return None
 
-    def _read(self, digest: str, number: int) -> bytes:
+    def _read(self, digest: str, number: int) -> ChunkArrived | None:
+        """Return a chunk; None where it cannot be read, which ``send_missing`` will say."""
+        offset = number * CHUNK_BYTES
+        wanted = min(CHUNK_BYTES, self._sizes.get(digest, 0) - offset)
         try:
-            with self._layout.blob_path(digest).open("rb") as file:
-                file.seek(number * CHUNK_BYTES)
-                return file.read(CHUNK_BYTES)
-        except OSError as error:
-            raise LinkError(f"cannot read blob {digest}: {error.strerror}") from error
+            data = read_plain(self._layout.blob_path(digest), offset, CHUNK_BYTES)
+        except LinkError as error:
+            self._unreadable[digest] = str(error)
+            return None
+        if len(data) != wanted:
+            self._unreadable[digest] = f"blob {digest} changed while it was read"
+            return None
+        return ChunkArrived(hex_of(digest), number, data)

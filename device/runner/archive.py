@@ -71,6 +71,8 @@ def _check_directory(archive: zipfile.ZipFile, path: Path) -> None:
     sizes = [info.file_size for info in members]
     if any(info.compress_type not in _METHODS for info in members):
         raise ReleaseError(f"{path} is packed by a method other than deflate")
+    if len({info.filename for info in members}) < len(members):
+        raise ReleaseError(f"{path} names a member twice")
     if (
         len(members) > MEMBERS_LIMIT
         or max(sizes, default=0) > MEMBER_LIMIT_BYTES

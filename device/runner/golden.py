@@ -164,7 +164,7 @@ def check_golden(runner: Runner, folder: Path) -> GoldenResult:
 
     Three things are asked: each recorded output within the set's tolerance, the mean metric over
     all samples not below its limit, and no input or class far below what it had when the set was
-    recorded (``_weakness``).
+    recorded (``weakness``).
 
     Raises:
         ConfigError: The runner's variant has no golden set.
@@ -186,7 +186,7 @@ def check_golden(runner: Runner, folder: Path) -> GoldenResult:
             difference = _difference(prediction.tensors.get(name), expected)
             worst = max(worst, (difference, -number))
             checked += 1
-    reason = _reason(golden, points, *worst) or _weakness(golden, points, samples)
+    reason = _reason(golden, points, *worst) or weakness(golden, points, samples)
     return _result(golden, points, worst[0], checked, reason=reason)
 
 
@@ -317,7 +317,7 @@ def _reason(golden: GoldenSet, points: list[float], worst: float, place: int) ->
     return ""
 
 
-def _weakness(golden: GoldenSet, points: list[float], samples: GoldenSamples) -> str:
+def weakness(golden: GoldenSet, points: list[float], samples: GoldenSamples) -> str:
     """Return which input or class lost too much since the set was recorded, or nothing.
 
     A mean over all inputs hides the one kind that fails. Where outputs must be equal bit for bit,

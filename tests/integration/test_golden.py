@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,7 +14,13 @@ import pytest
 
 from asdic.contract.errors import ConfigError, DataError, ReleaseError
 from asdic.contract.files import sha256_of
-from asdic.contract.variant import VARIANT_FILE, encode_variant, read_variant
+from asdic.contract.variant import (
+    VARIANT_FILE,
+    FileRef,
+    GoldenSet,
+    encode_variant,
+    read_variant,
+)
 from asdic.device.runner import archive
 from asdic.device.runner.golden import (
     GOLDEN_FILE,
@@ -22,6 +29,7 @@ from asdic.device.runner.golden import (
     check_golden,
     read_golden,
     record_golden,
+    weakness,
     write_golden,
 )
 from asdic.device.runner.runner import Runner
@@ -302,3 +310,71 @@ def test_a_method_that_unpacks_without_bounds_is_refused(tmp_path, method):
     )
     with pytest.raises(ReleaseError, match="deflate"):
         read_golden(path)
+
+
+def test_a_set_keeps_what_each_input_had(good):
+    golden = read_variant(good).golden
+    assert golden.points == check(good).per_sample
+
+
+def make_one_input_worse(folder: Path) -> None:
+    """Let the last labelled input, whose outputs are not recorded, ask for the contrary."""
+    samples = list(read_golden(folder / GOLDEN_FILE))
+    samples[31] = GoldenSample(samples[31].inputs, 1 - samples[31].reference)
+    write_golden(folder / GOLDEN_FILE, samples)
+
+
+def test_one_input_that_is_lost_fails_although_the_mean_holds(copy):
+    make_one_input_worse(copy)
+    change_golden(copy, limit=90.0, tolerance=1.0)
+    result = check(copy)
+    assert result.measured > 90.0
+    assert re.match(r"golden input 31: dice is .* and one input may lose 25", result.reason)
+
+
+def test_on_an_engine_that_repeats_its_bits_an_input_may_lose_nothing(copy):
+    points = read_variant(copy).golden.points
+    change_golden(copy, limit=90.0, points=(points[0] + 0.01, *points[1:]))
+    assert "golden input 0: " in check(copy).reason
+    change_golden(copy, tolerance=1.0)
+    assert check(copy).passed
+
+
+def test_a_set_from_before_points_were_kept_is_judged_by_its_mean(copy):
+    make_one_input_worse(copy)
+    change_golden(copy, limit=90.0, points=())
+    assert b"points" not in (copy / VARIANT_FILE).read_bytes()
+    assert check(copy).passed
+
+
+def test_points_for_another_number_of_inputs_are_refused(copy):
+    change_golden(copy, points=(100.0,))
+    with pytest.raises(ReleaseError, match="the points of 1 of 32 inputs"):
+        check(copy)
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ((0, 1), "class 0: 0 of 2 golden inputs are still right that were when recorded"),
+        ((0,), ""),
+        ((2, 4), ""),
+    ],
+    ids=["a whole class", "half of one", "one each of two"],
+)
+def test_a_class_that_is_lost_fails_although_the_mean_holds(lost, reason):
+    samples = tuple(GoldenSample(np.zeros(1), np.array(number // 2)) for number in range(32))
+    now = [0.0 if number in lost else 100.0 for number in range(32)]
+    golden = GoldenSet(
+        file=FileRef(name=GOLDEN_FILE, digest="", size_bytes=0),
+        recorded=8,
+        recorded_on="here",
+        tolerance=0.5,
+        labelled=32,
+        metric="top1",
+        expected=100.0,
+        limit=90.0,
+        detectable_loss=9.0,
+        points=(100.0,) * 32,
+    )
+    assert weakness(golden, now, samples) == reason
