@@ -411,7 +411,8 @@ def _files(case: Case) -> Iterator[Found]:
         trust / name
         for name in ("floor.json", "metadata.json", "image-root.json", "director-root.json")
     )
-    damaged = [path for path in (state.journal, *memory) if not _is_whole(path)]
+    files = (state.journal, state.report_number, state.path / "store" / "schema.json", *memory)
+    damaged = [path for path in files if not _is_whole(path)]
     for path in damaged:
         yield _error(
             f"{path.relative_to(state.path)} is damaged",
@@ -424,7 +425,7 @@ def _files(case: Case) -> Iterator[Found]:
     if case.report is None and state.last_report.exists():
         yield _warning("the last report is damaged", "the next one replaces it")
     if not damaged:
-        yield _ok("journal, trust and pointers can be read")
+        yield _ok("journal, trust, numbers and pointers can be read")
 
 
 def _is_whole(path: Path) -> bool:
@@ -432,10 +433,10 @@ def _is_whole(path: Path) -> bool:
     if not path.exists():
         return True
     try:
-        unseal_line(read_bounded(path, MEMORY_LIMIT_BYTES), what=path.name)
+        data = read_bounded(path, MEMORY_LIMIT_BYTES)
+        return data.isdigit() or bool(unseal_line(data, what=path.name))
     except ConfigError:
         return False
-    return True
 
 
 def _log(case: Case) -> Iterator[Found]:

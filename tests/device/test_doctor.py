@@ -112,6 +112,8 @@ def test_a_folder_that_is_no_box_is_examined_all_the_same(tmp_path: Path) -> Non
         ("trust/floor.json", "files"),
         ("trust/metadata.json", "files"),
         ("trust/image-root.json", "files"),
+        ("reports/number", "files"),
+        ("store/schema.json", "files"),
     ],
 )
 @pytest.mark.parametrize("damage", [b"", b"\xff\x00", b"[]"])

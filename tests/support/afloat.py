@@ -126,10 +126,12 @@ class HeardLink(MqttLink):
         config, key = box.config, read_key(box.state)
         super().__init__(broker, config.device, key, config.timing)
         self.reports: list[dict[str, Any]] = []
+        self.envelopes: list[bytes] = []
         self._public = public_hex(key)
 
     def send_report(self, envelope: bytes) -> None:
         """Remember and send."""
+        self.envelopes.append(envelope)
         self.reports.append(json.loads(open_envelope(envelope, REPORT_TYPE, self._public)))
         super().send_report(envelope)
 
@@ -175,6 +177,12 @@ class Afloat:
     def is_at_rest(self) -> bool:
         """Whether no update is in hand and the last one was cleaned up after."""
         return self.agent.update.is_settled and not self.agent.update.has_pending
+
+    @property
+    def said(self) -> str | None:
+        """The manifest (hex) of what its last report says is loaded."""
+        loaded = self.link.reports[-1]["loaded"] if self.link.reports else None
+        return hex_of(loaded["manifest"]) if loaded else None
 
     def _run(self) -> None:
         with locked(self.box.state):

@@ -23,6 +23,7 @@ from asdic.device.config import BrokerAddress
 PUBLISH: Final = 3
 PUBACK: Final = 4
 RETAINED: Final = 1
+QOS_1: Final = 2
 IDLE_S: Final = 0.02
 READ_BYTES: Final = 1 << 16
 
@@ -36,28 +37,39 @@ class Packet:
     data: bytes
 
     @property
+    def topic(self) -> str:
+        """On which topic it publishes with QoS 1; empty for all other packets."""
+        if self.data[0] >> 4 != PUBLISH or not self.data[0] & QOS_1:
+            return ""
+        start, end = self._topic
+        return self.data[start + 2 : end].decode()
+
+    @property
+    def payload(self) -> bytes:
+        """What it publishes."""
+        return self.data[self._topic[1] + 2 :]
+
+    @property
     def chunk(self) -> tuple[str, int] | None:
         """Which chunk of which blob it carries to the device, if any."""
-        if not self.is_down or self.data[0] >> 4 != PUBLISH:
-            return None
-        start = _body(self.data)
-        length = int.from_bytes(self.data[start : start + 2], "big")
-        return parse_chunk_topic(self.data[start + 2 : start + 2 + length].decode())
+        return parse_chunk_topic(self.topic) if self.is_down else None
 
     def acknowledgement(self) -> bytes:
         """Return what acknowledges a publication."""
-        start = _body(self.data)
-        length = int.from_bytes(self.data[start : start + 2], "big")
-        return bytes([PUBACK << 4, 2]) + self.data[start + 2 + length : start + 4 + length]
+        end = self._topic[1]
+        return bytes([PUBACK << 4, 2]) + self.data[end : end + 2]
 
     def without_acknowledgement(self) -> bytes:
         """Return the same publication with QoS 0, which the receiver need not acknowledge."""
+        start, end = self._topic
+        body = self.data[start:end] + self.payload
+        return bytes([self.data[0] & ~QOS_1]) + _encoded(len(body)) + body
+
+    @property
+    def _topic(self) -> tuple[int, int]:
+        """Where a publication's topic lies, its two bytes of length included."""
         start = _body(self.data)
-        length = int.from_bytes(self.data[start : start + 2], "big")
-        head = self.data[start : start + 2 + length]
-        rest = self.data[start + 4 + length :]
-        body = head + rest
-        return bytes([self.data[0] & 0xF1]) + _encoded(len(body)) + body
+        return start, start + 2 + int.from_bytes(self.data[start : start + 2], "big")
 
 
 class Wire:
@@ -200,6 +212,23 @@ class Late(Courier):
         held = self._held.get(way, [])
         while held and held[0][0] <= time.monotonic():
             way.send(held.pop(0)[1])
+
+
+class Muted(Courier):
+    """Keeps what a device publishes on ``topic`` to itself, in ``held``, while ``is_muted``."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self.is_muted = True
+        self.held: list[bytes] = []
+
+    def carry(self, packet: Packet, way: Way) -> None:
+        """Keep or pass on."""
+        if self.is_muted and packet.topic == self._topic and not packet.is_down:
+            self.held.append(packet.payload)
+            way.acknowledge(packet)
+        else:
+            way.send(packet)
 
 
 class OnChunk(Courier):
