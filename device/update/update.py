@@ -253,6 +253,8 @@ class Update:
         if state in FINAL:
             journal = with_finished(journal)
         self._journal_file.write(journal)
+        if turn.event is UpdateEvent.OFFERED:
+            self._pending = None  # Not before the journal has it: a disk that fails asks again.
         _log_change(self.journal, journal)
         self._work.visit.end()
         self._work.journal = journal
@@ -330,7 +332,6 @@ class Update:
             by_person=self._is_urgent,
             finished=self.journal.finished,
         )
-        self._pending = None
         self._go(Turn(UpdateEvent.OFFERED, journal))
 
     def _may_be_superseded(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.faults.disk import MODELS, PowerCut, SimulatedDisk, Tree
+from tests.faults.disk import MODELS, SimulatedDisk, Tree
 from tests.faults.oracle import Evidence, forbidden_in
 from tests.faults.row import Forbidden, Outcome
 from tests.faults.scenario import Scenario, Stage
@@ -40,6 +40,9 @@ class Played:
     stops: list[Stop] = field(default_factory=list)
 
 
+BUGS: Final = (RuntimeError, LookupError, TypeError, ValueError)
+"""What the device's code raises where it stops itself."""
+
 Prepare = Callable[[World], None]
 
 
@@ -65,7 +68,7 @@ class Explorer:
         played = self._known.get(key)
         if played is None or (collects and not played.stops):
             played = self.play(stop.tree, stop.memory, collects=collects)
-            self._known[key] = played if collects else played
+            self._known[key] = played
         return played
 
     def play(
@@ -94,12 +97,12 @@ class Explorer:
         with quiet():
             try:
                 world.run()
-            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            except BUGS as error:
                 return self._again(disk, memory, error)
-        return self._judged(world, stops)
+        return self.judged(world, stops)
 
     def _again(self, disk: SimulatedDisk, memory: Memory, error: Exception) -> Played:
-        """Start the device again whose code has stopped itself, as systemd does, but not for ever."""
+        """Start the device again whose code has stopped itself, as systemd does, a few times."""
         if memory.boots >= SELF_STOPS_LIMIT:
             return Played(
                 end="none",
@@ -109,7 +112,8 @@ class Explorer:
             )
         return self.play(next(disk.trees("strict")), memory)
 
-    def _judged(self, world: World, stops: list[Stop]) -> Played:
+    def judged(self, world: World, stops: list[Stop]) -> Played:
+        """Return what the oracle says of a device that has come to rest."""
         evidence = Evidence(
             folder=world.disk.folder,
             signed=self.stage.signed,

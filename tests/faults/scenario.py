@@ -19,7 +19,6 @@ from asdic.contract.messages import CHUNK_BYTES, UpdateState
 from asdic.contract.release import hex_of
 from asdic.device.config import StateFolder
 from asdic.device.update.sealed import unseal_line
-from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
 from asdic.fleet.director import encode_offer

@@ -1,4 +1,4 @@
-"""A whole device but for its hardware: the real update, store, trust and reports on a simulated disk.
+"""A whole device without its hardware: real update, store, trust and reports, a simulated disk.
 
 Simulated are the disk, the clock, the way of the bytes, the trial's process and the program that
 infers. A ``World`` is one boot: it runs until the device comes to rest, or the power goes.
@@ -12,17 +12,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import msgspec
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asdic.contract.errors import AsdicError
-from asdic.contract.messages import CHUNK_BYTES, GateFacts, Loaded, Missing, Progress, Refusal
-from asdic.contract.messages import REPORT_TYPE, UpdateState
+from asdic.contract.messages import (
+    CHUNK_BYTES,
+    REPORT_TYPE,
+    GateFacts,
+    Loaded,
+    Missing,
+    Progress,
+    Refusal,
+    UpdateState,
+)
 from asdic.contract.release import Descriptor, hex_of
 from asdic.contract.trust import open_envelope, public_hex
 from asdic.contract.variant import read_variant
@@ -273,6 +279,7 @@ class World:
         self.config = config
         self.clock_off = clock_off
         self.seconds = 1000.0
+        self.entered: Callable[[UpdateState], None] = lambda _state: None
         self._script = script
         self._soon: list[Callable[[World], None]] = []
         self._is_started = False
@@ -283,14 +290,23 @@ class World:
         memory.boots += 1
 
     def run(self) -> None:
-        """Boot, and go on until the device is at rest; faults of the disk are met as the agent does.
+        """Boot, and go on until the device is at rest; a failing disk is met as the agent does.
 
         Raises:
             PowerCut: The disk says so.
             RuntimeError: The device's code has stopped itself.
         """
-        self._start()
-        for _ in range(TICKS_LIMIT):
+        self.start()
+        self.go_on()
+
+    def start(self) -> None:
+        """Boot."""
+        self._quiet = 0
+        self._guarded(self._start_update)
+
+    def go_on(self, ticks: int = TICKS_LIMIT) -> None:
+        """Let time pass until the device is at rest, or for so many seconds."""
+        for _ in range(ticks):
             self._guarded(self.tick)
             if self.is_at_rest:
                 break
@@ -342,10 +358,6 @@ class World:
         """Return the device's own idea of the time."""
         return self.shore.now + self.clock_off
 
-    def _start(self) -> None:
-        self._quiet = 0
-        self._guarded(self._start_update)
-
     def _start_update(self) -> None:
         self.reporter = Reporter(self.state, self.config, self.shore.key, self.storage, self._hear)
         self.update = Update(
@@ -373,6 +385,7 @@ class World:
             self._quiet = 0
 
     def _changed(self, journal: Journal) -> None:
+        self.entered(journal.state)
         if journal.state in self._script and journal.state not in self.memory.done:
             self.memory.done.add(journal.state)
             self.soon(self._script[journal.state])
