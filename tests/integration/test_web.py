@@ -208,3 +208,15 @@ def test_a_taken_port_is_one_clear_error(fleet: Fleet, tmp_path: Path) -> None:
         running(other, port=port),
     ):
         pass
+
+
+def test_a_restored_device_is_marked_on_the_page_and_in_the_overview(
+    client: FleetClient, fleet: Fleet, box: PaperBox
+) -> None:
+    box.report(UpdateState.IDLE)
+    box.send_report(1, UpdateState.FAILED)
+    wait_for(lambda: fleet.inventory.all()[0].conflicts == 1, "the second report 1 is noticed")
+    (device,) = client.get("overview", Overview).devices
+    assert device.state == "idle"
+    assert device.warning == "restored or copied: it used a report's number again, once"
+    assert "restored or copied" in ask(client, "/fragment").text
