@@ -305,10 +305,10 @@ def _document(
         "# What asdic takes on a device",
         "",
         f"Printed by `python -m benchmarks.device_footprint` on {datetime.date.today()}.",
-        f"Machine: {_machine()}.",
+        f"Machine: {machine()}.",
         f"Model: MLPerf Tiny keyword spotting, INT8, 54 kB. Medians of {REPEATS} new processes;",
         "1 MB is 10^6 bytes. Resident memory includes pages of libraries that processes share.",
-        *_warning(),
+        *warning(),
         "",
         "## Time and memory, x86-64",
         "",
@@ -340,7 +340,8 @@ def _document(
     )
 
 
-def _warning() -> Iterator[str]:
+def warning() -> Iterator[str]:
+    """Yield a line where others worked on the machine meanwhile."""
     if os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2:
         yield "Others worked on the machine meanwhile: read the seconds as upper bounds."
 
@@ -351,7 +352,8 @@ def _row(figures: Figures) -> str:
     return " | ".join([*shown, f"{figures.resident_mb:.0f}", f"{figures.peak_mb:.0f}"])
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return what a table's reader has to know of this machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in info if "model name" in line), "unknown")
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
