@@ -58,7 +58,7 @@ def _try(stage: Stage, folder: Path, point: str) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     box = stage.copy_to(folder)
     stopped = install_until(box, stick, int(number))
-    if stopped is None:
+    if not stopped.before:
         return Outcome(point=point, end="not reached")
     return judge(stage, box, point, stopped=stopped, again=install(box, stick))
 

@@ -149,8 +149,6 @@ def _try(stage: Stage, disk: Disk, point: str, *, number: int, flag: int) -> Out
     stick = stage.sticks[NEW]
     with disk.mounted():
         stopped = install_until(_box(disk), stick, number, fault=lambda: disk.cut_power(flag))
-    if stopped is None:
-        return Outcome(point=point, end="not reached")
     with disk.mounted():
         box = _box(disk)
         outcome = judge(stage, box, point, stopped=stopped, again=install(box, stick))

@@ -1,6 +1,6 @@
 """Boxes with real agents for the rows that need real processes, and how such a box is judged.
 
-What runs is what the runner itself wrote when it had opened a release; the agent's reports are
+What runs is what the runner itself wrote when a release had answered; the agent's reports are
 only compared with it.
 """
 
@@ -30,7 +30,9 @@ from tests.support.yard import JETSON, Yard
 OLD: Final = "1.0.0"
 NEW: Final = "1.1.0"
 BAD: Final = "1.2.0"
-OPENED: Final = re.compile(r"asdic\.runner: release (\S+) is open")
+ANSWERS: Final = re.compile(r"asdic\.runner: release (\S+) answers")
+"""What the runner says when it has made the first inference with a release (``runner/live.py``)."""
+
 INFERENCES_A_SECOND: Final = ("--fps", "50")
 PATIENCE_S: Final = 60.0
 
@@ -99,9 +101,9 @@ class Ended:
     words: str
 
     @property
-    def opened(self) -> tuple[str, ...]:
-        """The versions that the runner opened, in order, by its own word."""
-        return tuple(OPENED.findall(self.words))
+    def ran(self) -> tuple[str, ...]:
+        """The versions that the runner inferred with, in order, by its own word."""
+        return tuple(ANSWERS.findall(self.words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class Stopped:
     """An install that was ended by force.
 
     Args:
-        before: The change of the state folder that was not made any more.
+        before: The change of the state folder that was not made any more; empty if all were.
         run: What was written until then.
         reports: The last report before the install, and the last one of it.
         orphans: How many processes outlived the agent.
@@ -129,23 +131,25 @@ def count_changes(box: Box, stick: Path) -> int:
 
 def install_until(
     box: Box, stick: Path, number: int, *, fault: Callable[[], None] = lambda: None
-) -> Stopped | None:
+) -> Stopped:
     """Install, and before change ``number`` do ``fault`` and kill the agent.
 
-    Returns:
-        What came of it, or None where the install was over before.
+    Where there are fewer changes, it is done when the agent has ended: ``before`` is empty then.
     """
     reports = last_report(box)
+    before, orphans = "", 0
     with _traced_install(box, stick) as process:
         for change in process.changes():
             if change.number == number:
+                before = f"{change.call} {change.path}"
                 reports += last_report(box)
                 fault()
                 orphans = _kill(process)
-                run = Ended(process.status or 0, box.words)
-                before = f"{change.call} {change.path}"
-                return Stopped(before=before, run=run, reports=reports, orphans=orphans)
-    return None
+        if not before:
+            reports += last_report(box)
+            fault()
+    run = Ended(process.status or 0, box.words)
+    return Stopped(before=before, run=run, reports=reports, orphans=orphans)
 
 
 def install(box: Box, stick: Path) -> Ended:
@@ -170,18 +174,17 @@ def last_report(box: Box) -> list[Mapping[str, Any]]:
 
 def judge(stage: Stage, box: Box, point: str, *, stopped: Stopped, again: Ended) -> Outcome:
     """Return what came of a point once the install after the fault is over."""
-    opened = [*stopped.run.opened, *again.opened]
-    running = again.opened[-1] if again.opened else None
+    running = again.ran[-1] if again.ran else None
     name = stage.name_of(running) if running else None
     evidence = Evidence(
         folder=box.state.path,
         signed=stage.signed,
         running=name,
-        ran=[stage.name_of(version) for version in opened],
+        ran=[stage.name_of(version) for version in (*stopped.run.ran, *again.ran)],
         reports=[*stopped.reports, *last_report(box)],
     )
     forbidden = {*forbidden_in(evidence)}
-    detail = f"stopped before {stopped.before}"
+    detail = f"stopped before {stopped.before or 'nothing: it had ended'}"
     if pointer(box.state.path, "current") != name:
         forbidden.add(Forbidden.MIXED)
         detail += "; what runs is not what current names"
