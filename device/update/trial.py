@@ -25,6 +25,7 @@ from asdic.device.process import PR_SET_NO_NEW_PRIVS, control_process, end_with_
 from asdic.device.runner.cache import keep_in
 from asdic.device.update.landlock import LOOK, OWN, USE, libraries, restrict
 from asdic.device.update.refusal import refusal_for
+from asdic.device.update.seccomp import refuse_sockets
 
 NOBODY: Final = 65_534
 CLONE_NEWUSER: Final = 0x1000_0000
@@ -108,6 +109,7 @@ def confine(
     given_up.extend(_give_up_network_and_user(folder, cache))
     if file_bytes <= FILE_LIMIT_BYTES:
         given_up.extend(restrict(_needed(folder, baseline, cache)))
+        given_up.extend(["sockets"] if refuse_sockets() else [])
     if control_process(PR_SET_NO_NEW_PRIVS, 1):
         given_up.append("new-privileges")
     return tuple(given_up)

@@ -129,7 +129,12 @@ from asdic.device.update.trial import confine
 state, port = Path(sys.argv[1]), int(sys.argv[2])
 candidate, cache = state / "releases" / "candidate", state / "gated" / "candidate" / "cache"
 given_up = confine(candidate, 1 << 30, 100, cache=cache, baseline=state / "releases" / "current")
+def call(socket_name):
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(socket_name)
 ATTEMPTS = {
+    "call the agent": lambda: call(sys.argv[4]),
+    "open a network socket": lambda: socket.socket(socket.AF_INET).close(),
     "reach the network": lambda: socket.create_connection(("127.0.0.1", port), timeout=5),
     "read the device's key": (state / "identity" / "key.pem").read_bytes,
     "list the state folder": lambda: os.listdir(state),
@@ -150,9 +155,11 @@ def succeeds(attempt):
     return True
 print(json.dumps([given_up, {name: succeeds(ATTEMPTS[name]) for name in reversed(ATTEMPTS)}]))
 """
+KERNELS = {"network", "paths", "signals", "sockets"}
 ALLOWED = ("read its model", "read the current model", "keep what it built")
 FORBIDDEN = (
-    *("reach the network", "read the device's key", "list the state folder"),
+    *("call the agent", "open a network socket", "reach the network"),
+    *("read the device's key", "list the state folder"),
     *("change the journal", "change its own model", "leave a file elsewhere"),
     *("link out of its cache", "signal the agent"),
 )
@@ -175,10 +182,14 @@ def attempt_all(state: Path, *before: str) -> Attempts:
     (state / "identity" / "key.pem").write_bytes(b"secret")
     (state / "identity" / "key.pem").chmod(0o600)
     (state / "journal.json").write_text("{}")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port, elsewhere = server.getsockname()[1], state.parent / "elsewhere"
+    words = (str(state), str(state.parent / "elsewhere"), str(state.parent / "agent.sock"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(words[2], family=socket.AF_UNIX),
+    ):
+        port = str(server.getsockname()[1])
         done = subprocess.run(
-            [*before, sys.executable, "-c", ATTACKS, str(state), str(port), str(elsewhere)],
+            [*before, sys.executable, "-c", ATTACKS, words[0], port, *words[1:]],
             capture_output=True,
             check=True,
         )
@@ -188,7 +199,7 @@ def attempt_all(state: Path, *before: str) -> Attempts:
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory: pytest.TempPathFactory) -> Attempts:
     found = attempt_all(tmp_path_factory.mktemp("attempts") / "state")
-    if not {"network", "paths", "signals"} <= set(found.given_up):
+    if not set(found.given_up) >= KERNELS:
         pytest.skip(f"this kernel lets a process give up {found.given_up} only")
     return found
 
@@ -205,9 +216,9 @@ def test_a_trial_can(attempts, name):
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the kernel refuse")
 def test_where_the_kernel_refuses_the_result_says_so(tmp_path):
-    refuse = "inject=unshare,landlock_create_ruleset:error=EPERM"
+    refuse = "inject=unshare,landlock_create_ruleset,prctl:error=EPERM"
     found = attempt_all(tmp_path / "state", "strace", "-f", "-o", os.devnull, "-e", refuse)
-    assert not {"network", "paths", "signals"} & set(found.given_up)
+    assert not KERNELS & set(found.given_up)
     assert "memory" in found.given_up
     assert found.succeeded["reach the network"]
 
