@@ -11,7 +11,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,8 +20,9 @@ import pytest
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Application
 from asdic.device.bundle import PARTS, write_bundle
+from asdic.device.checks import CHECKS, Level
 from asdic.device.config import BrokerAddress, write_config
-from asdic.device.doctor import Diagnosis, Finding, Level, diagnose
+from asdic.device.doctor import Diagnosis, Finding, diagnose
 from asdic.device.log import FILE_LIMIT_BYTES, WarningsFile, log_file, log_files, read_log
 from asdic.device.update.journal import Finished, Journal, JournalFile
 from asdic.device.update.storage import Storage
@@ -120,6 +121,37 @@ def test_a_folder_that_is_no_box_is_examined_all_the_same(tmp_path: Path) -> Non
 def test_a_damaged_file_is_a_finding(box: Box, name: str, check: str, damage: bytes) -> None:
     (box.state.path / name).write_bytes(damage)
     assert worst(diagnose(box.state), check).level is Level.ERROR
+
+
+def damaged_everywhere(box: Box, damage: Callable[[Path], object]) -> Iterator[Path]:
+    """Damage one file of the box after the other, for as long as the damage is looked at."""
+    for path in sorted(path for path in box.state.path.rglob("*") if path.is_file()):
+        aside = path.with_name("aside")
+        path.rename(aside)
+        damage(path)
+        yield path
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        aside.rename(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"\x00\xff" * 99),
+        lambda path: path.write_bytes(b'{"schema": 2}\n'),
+        lambda path: path.symlink_to("/nowhere"),
+        lambda path: path.mkdir(),
+        lambda path: path.unlink(missing_ok=True),
+    ],
+    ids=["rubbish", "json", "dangling-link", "folder", "missing"],
+)
+def test_no_damage_ends_the_examination(
+    box: Box, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    for path in damaged_everywhere(box, damage):
+        found = diagnose(box.state)
+        assert {one.check for one in found.findings} == set(CHECKS), path
+        assert "doctor.json" in write_bundle(tmp_path / "b.tar.gz", box.state, found)
 
 
 def test_a_newer_agents_journal_is_a_finding_that_says_what_to_do(box: Box) -> None:
