@@ -101,6 +101,8 @@ class LinkFaults:
                 holds(lambda: boat.is_at_rest, PATIENCE_S)
                 outcome = self._outcome(point, boat, proxy)
                 stranger.publish(offer_topic(device), b"", retain=True)
+            if boat.program.running != self._harbour.hex(NEW):
+                return _changed(outcome, forbidden=(*outcome.forbidden, Forbidden.DOWNGRADED))
             state = boat.agent.update.journal.state
             return _changed(outcome, detail=f"the update is {state.value}, {outcome.detail}")
 

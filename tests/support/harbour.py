@@ -34,7 +34,9 @@ NEW: Final = "2.0.0"
 NEW_CHUNKS: Final = 12
 """Chunks of the new release's ballast; its other files are smaller than one each."""
 
-LIMITS: Final = TransferLimits(gather_s=0.05)
+LIMITS: Final = TransferLimits(window=4, gather_s=0.05)
+"""A window much smaller than the ballast, so that more than a window can be fetched twice."""
+
 POLL_S: Final = 0.005
 
 
