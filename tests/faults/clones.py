@@ -143,8 +143,23 @@ class CloneFaults:
             self._until(box, lambda: self._number(box) > 0)
         return self._played(box, muted.held)
 
+    def old_offer_heard(self, box: Box) -> Found:
+        """Restore the folder, and play an older valid offer."""
+        took = self._play_offer(box, is_muted=False)
+        self._until(box, lambda: self._conflicts(box) > 0)
+        return _marked(self._conflicts(box)), f"{took}; its first report marks it", ()
+
     def old_offer(self, box: Box) -> Found:
-        """Restore the folder, keep its reports from the manager, and play an older valid offer."""
+        """The same, and the box's reports are kept from the manager."""
+        took = self._play_offer(box, is_muted=True)
+        return (
+            _marked(self._conflicts(box)),
+            f"{took}. Only whoever rules the broker can do so, and only while he keeps the box's "
+            "reports from the manager; a counter outside of the folder would stop it",
+            (),
+        )
+
+    def _play_offer(self, box: Box, *, is_muted: bool) -> str:
         backup = back_up(box)
         self._commit(box, OLD)
         stale = box.state.offer.read_bytes()
@@ -152,6 +167,7 @@ class CloneFaults:
         restore(backup, box)
         device = box.config.device
         muted = Muted(up_topic(device, "reported"))
+        muted.is_muted = is_muted
         with (
             MqttProxy(self._harbour.broker.address, muted) as proxy,
             Stranger(self._harbour.broker.address) as stranger,
@@ -160,12 +176,10 @@ class CloneFaults:
             with self._afloat(box, proxy.address) as boat:
                 took = holds(lambda: boat.program.running == self._harbour.hex(OLD), PATIENCE_S)
             stranger.publish(offer_topic(device), b"", retain=True)
+        assert took, boat.agent.update.journal
         return (
-            NOT_DETECTED if took else DETECTED,
-            "the floor fell with the folder: the box took 1.0.0 again after 2.0.0, from an offer "
-            "not yet expired. Only whoever rules the broker can do so, and only while he keeps "
-            "the box's reports from the manager; a counter outside of the folder would stop it",
-            (),
+            f"the floor fell with the folder, so the box took {OLD} again after {NEW}, from an "
+            "offer not yet expired"
         )
 
     def old_offer_floor(self, box: Box) -> Found:
@@ -310,7 +324,8 @@ POINTS: Final = MappingProxyType[str, Callable[[CloneFaults, Box], Found]](
         "copied-silent": CloneFaults.copied_silent,
         "reports-replayed": CloneFaults.replayed,
         "reports-withheld": CloneFaults.withheld,
-        "old-offer": CloneFaults.old_offer,
+        "old-offer": CloneFaults.old_offer_heard,
+        "old-offer-unheard": CloneFaults.old_offer,
         "old-offer-floor-kept": CloneFaults.old_offer_floor,
         "old-offer-31-days-later": CloneFaults.old_offer_late,
         "old-offer-clock-behind": CloneFaults.old_offer_clock,
