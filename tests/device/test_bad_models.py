@@ -164,13 +164,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
 
 @pytest.fixture(scope="module")
-def box(bench: Yard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def flown(bench: Yard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, int]]:
     """A box on which a program of its own runs 1.0.0, whatever its agent does."""
     box = Box.make(tmp_path_factory.mktemp("box") / "box1", roots=bench.roots)
-    with program_of(box):
+    with program_of(box) as pid:
         done = box.install(bench.stick("1.0.0"), "--no-runner")
         assert done.returncode == 0, done.stderr
-        yield box
+        yield box, pid
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +192,12 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def program_of(box: Box) -> Iterator[None]:
+def program_of(box: Box) -> Iterator[int]:
     command = [sys.executable, "-m", "asdic.cli.runner", "--simulate", "--fps", "20"]
     with box.log.open("ab") as log:
         program = subprocess.Popen([*command, "--state", str(box.state.path)], stderr=log)
     try:
-        yield
+        yield program.pid
     finally:
         program.terminate()
         program.wait(PATIENCE_S)
@@ -228,7 +228,7 @@ def refuse(box: Box, stick: Path, case: Case, *options: str) -> DeviceStatus:
 
 
 def loaded_by(box: Box) -> Loaded:
-    """Return what the program says that it has loaded: an agent asks it for a moment."""
+    """Return what the program says once an agent is there to hear that 1.0.0 is loaded."""
     with box:
         box.start("--no-runner")
         report = box.wait_until_runs("1.0.0").report
@@ -254,13 +254,11 @@ def assert_only(box: Box, yard: Yard, version: str) -> None:
 
 
 @pytest.mark.parametrize("case", IN_THE_GATE, ids=lambda case: case.name)
-def test_the_gate_refuses_a_model_that(case: Case, box: Box, bench: Yard) -> None:
-    before = loaded_by(box)
+def test_the_gate_refuses_a_model_that(case: Case, flown: tuple[Box, int], bench: Yard) -> None:
+    box, pid = flown
     refuse(box, offer(case, bench, IN_THE_GATE.index(case)), case, "--no-runner")
     assert_only(box, bench, "1.0.0")
-    after = loaded_by(box)
-    assert (after.version, after.pid) == ("1.0.0", before.pid)
-    assert after.inferences > before.inferences
+    assert loaded_by(box).pid == pid
 
 
 @pytest.mark.parametrize("case", IN_PROBATION, ids=lambda case: case.name)
