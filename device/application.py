@@ -58,10 +58,13 @@ class BusyCall(msgspec.Struct, frozen=True, kw_only=True, tag="busy", tag_field=
 
 
 class LoadedCall(msgspec.Struct, frozen=True, kw_only=True, tag="loaded", tag_field="call"):
-    """I run this manifest and it has answered; the process is known from the socket."""
+    """I run this manifest and it has answered; the process is known from the socket.
+
+    A program that does not know the version leaves it out: what runs is its manifest.
+    """
 
     manifest: _Name
-    version: _Name
+    version: _Name = ""
     inferences: _Count
     runtime: RuntimeFacts | None = None
 

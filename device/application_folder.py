@@ -28,6 +28,7 @@ from typing import Final
 
 import msgspec
 
+from asdic.contract.errors import ConfigError
 from asdic.contract.files import read_bounded, write_file
 from asdic.device.application import BusyCall, Call, HealthCall, LoadedCall
 from asdic.device.speaker import Speaker
@@ -71,18 +72,24 @@ class SaidFolder:
         self._folder = folder
         self._releases = releases
         self._clock = clock
+        self._is_ready = False
         self._seen: dict[str, tuple[int, ...]] = {}
         self._speakers: dict[int, Speaker] = {}
 
     def prepare(self) -> None:
-        """Make the folder, and forget what was said before the machine's last boot."""
-        self._folder.mkdir(exist_ok=True)
+        """Make the folder, and forget what was said before the machine's last boot.
+
+        Where that cannot be done, the files are not read; it must not keep the agent from working.
+        """
         boot = self._folder / BOOT_FILE
-        if boot.is_file() and read_bounded(boot, 64).decode("ascii", "replace") == boot_id():
-            return
-        for name in self._names():
-            (self._folder / name).unlink(missing_ok=True)
-        write_file(boot, boot_id().encode("ascii"))
+        try:
+            self._folder.mkdir(exist_ok=True)
+            if _content(boot) != boot_id():
+                self._forget()
+            self._is_ready = True
+            write_file(boot, boot_id().encode("ascii"))
+        except OSError as error:
+            log.warning("programs cannot speak by files in %s: %s", self._folder, error)
 
     def news(self) -> Iterator[Said]:
         """Yield what is said anew, in the order in which it was written."""
@@ -105,8 +112,15 @@ class SaidFolder:
             del self._speakers[pid]
         return set(gone.values())
 
+    def _forget(self) -> None:
+        for path in self._folder.iterdir():
+            if _NAME.fullmatch(path.name):
+                path.unlink()
+
     def _names(self) -> list[str]:
         """Return the files' names, of which the first few by name count."""
+        if not self._is_ready:
+            return []
         try:
             with os.scandir(self._folder) as entries:
                 some = itertools.islice(entries, NAMES_LIMIT)
@@ -152,6 +166,14 @@ class SaidFolder:
 def boot_id() -> str:
     """Return what tells this boot of the machine from all others."""
     return BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def _content(path: Path) -> str:
+    """Return the text of a small file; empty where there is none."""
+    try:
+        return read_bounded(path, 64).decode("ascii")
+    except (ConfigError, UnicodeDecodeError):
+        return ""
 
 
 def _read(path: Path) -> tuple[bytes, int]:

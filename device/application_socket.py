@@ -204,12 +204,22 @@ class ApplicationSocket:
             self._note_busy(call.until_s)
         if speaker is None:
             return
+        if isinstance(call, LoadedCall) and not call.version:
+            call = self._with_version(call)
         speaker.hear(call, self._clock())
         if speaker not in self._speakers:
             self._speakers.insert(0, speaker)
         if isinstance(call, LoadedCall):
             self._speakers.remove(speaker)
             self._speakers.append(speaker)
+
+    def _with_version(self, call: LoadedCall) -> LoadedCall:
+        """Add the version where the program did not know it, and what it runs is current."""
+        with suppress(AsdicError, OSError):
+            current = self._current()
+            if current.manifest == call.manifest:
+                return msgspec.structs.replace(call, version=current.version or "")
+        return call
 
     def _note_busy(self, until_s: float) -> None:
         self._busy_until_s = min(until_s, self._clock() + self._busy_limit_s)

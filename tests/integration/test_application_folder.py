@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from asdic.device.application import Application
 from asdic.device.application_socket import ApplicationSocket
-from tests.conftest import missing
+from tests.conftest import REPOSITORY, missing
 from tests.support.desk import until
 from tests.support.programs import NEW, OLD, RELEASE, Child, Clock, acknowledged, model
 
@@ -180,3 +182,39 @@ def test_only_so_many_files_are_read(agent: ApplicationSocket, state: Path) -> N
     say(state, "a00", call="loaded", manifest=NEW, version="2", inferences=1, pid=os.getpid())
     until(lambda: agent.program().loaded is not None)
     assert not agent.is_busy()
+
+
+def test_a_folder_that_is_in_the_way_does_not_stop_the_agent(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (state / "application").mkdir()
+    (state / "application" / "said").write_bytes(b"")
+    agent = ApplicationSocket(state / "application", lambda: RELEASE)
+    agent.start()
+    with Application.connect(state) as program:
+        assert program.current() == RELEASE
+    assert "cannot speak by files" in caplog.text
+    agent.close()
+
+
+def test_the_shell_script_of_the_documentation_is_heard(
+    agent: ApplicationSocket, state: Path
+) -> None:
+    page = (REPOSITORY / "docs" / "application.md").read_text(encoding="utf-8")
+    gateway, exam = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[1:]
+    script = state / "gateway"
+    script.write_text(f"{gateway}\n{exam}\nread -r stop\n", encoding="utf-8")
+    (state / "infer").write_text("#!/bin/sh\ntest -f $1/model.bin\n", encoding="utf-8")
+    (state / "infer").chmod(0o755)
+    (state / "frames").write_text("1\n2\n3\n", encoding="utf-8")
+    (state / "current").symlink_to(f"releases/{NEW.removeprefix('sha256:')}")
+    with subprocess.Popen(
+        ["sh", script, state, "frames"], cwd=state, stdin=subprocess.PIPE
+    ) as process:
+        until(lambda: agent.program().loaded is not None)
+        until(lambda: acknowledged(agent).inferences == 3)
+        until(agent.is_busy)
+        found = acknowledged(agent)
+        assert (found.manifest, found.version) == (NEW, RELEASE.version)
+        assert (found.pid, found.is_certain) == (process.pid, True)
+        process.communicate(b"\n", timeout=10)
