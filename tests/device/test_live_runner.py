@@ -18,9 +18,11 @@ from asdic.contract.messages import UpdateState
 from asdic.contract.variant import VARIANT_FILE
 from asdic.device.runner.live import LiveRunner
 from asdic.device.runner.postprocess import Prediction
+from asdic.device.status import DeviceStatus
 from tests.support.boxes import AGENT, Box
 from tests.support.desk import Desk, until
 from tests.support.models import labelled_discs, make_keyword_variant, make_tiny_variant
+from tests.support.programs import Child
 from tests.support.yard import Yard
 
 FRAME = labelled_discs(1)[0][0]
@@ -59,6 +61,12 @@ def frame(live: LiveRunner) -> Prediction:
     return live.predict(FRAME)
 
 
+def doubt(status: DeviceStatus) -> str | None:
+    """Return what the last report says against its program's word; None where there is no word."""
+    loaded = status.report.loaded if status.report else None
+    return loaded.doubt if loaded is not None else None
+
+
 def refresh_until(live: LiveRunner, condition: Callable[[], object]) -> None:
     """Follow the agent, without a frame, until ``condition`` holds."""
     until(lambda: (live.refresh(), condition())[1])
@@ -90,7 +98,7 @@ def test_the_next_release_answers_without_a_frame_lost(desk: Desk, live: LiveRun
 def test_refresh_says_once_that_the_model_was_swapped(desk: Desk, live: LiveRunner) -> None:
     desk.point("2.0.0")
     swaps: list[bool] = []
-    until(lambda: swaps.append(live.refresh()) or live.release == desk.current)  # type: ignore[func-returns-value]
+    until(lambda: (swaps.append(live.refresh()), live.release == desk.current)[1])
     swaps.append(live.refresh())
     assert sum(swaps) == 1
 
@@ -266,6 +274,24 @@ def test_an_update_goes_through_while_a_program_of_ones_own_infers(
     assert report.state is UpdateState.COMMITTED
     assert report.loaded is not None
     assert (report.loaded.pid, report.loaded.is_certain) == (os.getpid(), True)
+
+
+def test_a_stopped_program_is_reported_until_it_goes_on(yard: Yard, tmp_path: Path) -> None:
+    box = Box.make(tmp_path / "box1", roots=yard.roots)
+    assert box.install(yard.stick("1.0.0")).returncode == 0
+    with box:
+        before = box.status.report
+        box.start("--no-runner")
+        box.wait_for(lambda status: status.report != before)  # it listens by now
+        with Child(box.state.path) as child:
+            child.tell(f"loaded {yard.manifest('1.0.0')}")
+            box.wait_for(lambda status: doubt(status) == "")
+            os.kill(child.pid, signal.SIGSTOP)
+            box.wait_for(lambda status: doubt(status) == "silent")
+            os.kill(child.pid, signal.SIGCONT)
+            child.tell(f"health {yard.manifest('1.0.0')}")
+            box.wait_for(lambda status: doubt(status) == "")
+        assert box.stop() == 0
 
 
 def test_the_library_needs_no_runtime_before_there_is_a_release() -> None:

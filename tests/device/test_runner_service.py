@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from asdic.contract.errors import ConfigError, DataError
-from asdic.device.runner.frames import image_paths, read_image
+from asdic.contract.variant import read_variant
+from asdic.device.runner.frames import frames_for, image_paths, read_image
 from tests.support.boxes import PATIENCE_S, Box, runs
+from tests.support.models import make_tiny_variant
 from tests.support.yard import Yard
 
 RUNNER = (sys.executable, "-m", "asdic.cli.runner")
@@ -93,6 +95,16 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match=r"broken\.png is not an 8-bit image"):
         read_image(tmp_path / "broken.png")
+
+
+def test_frames_go_on_after_an_image_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((4, 5), np.uint8))
+    variant = read_variant(make_tiny_variant(tmp_path / "variant"))
+    frames = frames_for(variant, tmp_path, image_paths(tmp_path))
+    with pytest.raises(DataError):
+        next(frames)
+    assert np.shape(next(frames)) == (4, 5)
 
 
 def test_images_are_taken_by_name(tmp_path: Path) -> None:
