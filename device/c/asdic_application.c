@@ -414,6 +414,10 @@ asdic_status asdic_health(asdic_connection *agent, const asdic_release *loaded,
       put(&out, ",\"reason\":");
       put_string(&out, counts->reason, REASON_BYTES);
     }
+    if (counts->still != NULL) {
+      put(&out, ",\"still\":");
+      put_string(&out, counts->still, sizeof loaded->manifest - 1);
+    }
   }
   return ask(agent, &out, wanted);
 }

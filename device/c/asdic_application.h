@@ -52,6 +52,8 @@ typedef struct {
   uint64_t errors;
   double latency_ms_p50; /* median; negative where it is not known */
   const char *reason;    /* the last error, or NULL; 500 bytes are sent */
+  const char *still;     /* manifest of the release that goes on answering where this one cannot
+                            be loaded, or NULL */
 } asdic_counts;
 
 /* A connection; who uses it reads `error` and touches nothing else. */

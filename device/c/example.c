@@ -4,9 +4,10 @@
  *     printf 'current\nbusy 600\n' | ./asdic-say /var/lib/asdic
  *
  * Lines in: current | busy SECONDS | loaded INFERENCES | health INFERENCES ERRORS [REASON] |
- * nothing. `loaded` and `health` speak of the release that was named by `current` last. Each is
- * answered by one line: what became of the call, then version and folder of what to run, or the
- * error. It ends with its input, and with it what it said; an exam goes on.
+ * failed REASON | nothing. `loaded` and `health` speak of the release that was named by `current`
+ * last, `failed` of the one that was named by the last answer and cannot be loaded. Each is
+ * answered by one line: what became of the call, then version, manifest and folder of what to run,
+ * or the error. It ends with its input, and with it what it said; an exam goes on.
  */
 #include "asdic_application.h"
 
@@ -35,6 +36,11 @@ static asdic_status say(asdic_connection *agent, const char *line, asdic_release
     counts.reason = line[words] != '\0' ? line + words : NULL;
     counts.latency_ms_p50 = 12.5;
     return asdic_health(agent, named, &counts, wanted);
+  }
+  if (strncmp(line, "failed ", 7) == 0) {
+    asdic_counts failure = {
+        .errors = 1, .latency_ms_p50 = -1.0, .reason = line + 7, .still = named->manifest};
+    return asdic_health(agent, wanted, &failure, wanted);
   }
   if (strcmp(line, "nothing") == 0) return asdic_health(agent, NULL, NULL, wanted);
   snprintf(agent->error, sizeof agent->error, "not a call: %.400s", line);

@@ -136,6 +136,21 @@ def test_health_of_nothing_lets_go_of_what_was_loaded(program: Said, desk: Desk)
     assert desk.loaded is None
 
 
+def test_a_release_that_cannot_be_loaded_is_named_and_the_old_one_goes_on(
+    program: Said, desk: Desk
+) -> None:
+    program.say("current")
+    program.say("loaded 1")
+    desk.point("2.0.0")
+    program.say("health 2 0")
+    program.say("failed no memory")
+    said = desk.program
+    assert said.health is not None
+    assert (said.health.manifest, said.health.reason) == (desk.current.manifest, "no memory")
+    assert said.loaded is not None
+    assert said.loaded.version == "1.0.0"
+
+
 def test_health_names_the_next_release(program: Said, desk: Desk) -> None:
     program.say("current")
     desk.point("2.0.0")
