@@ -118,7 +118,11 @@ class GoldenSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the candidate may take on the device. ``None`` means: not limited by this release."""
+    """What the candidate may take on the device. ``None`` means: not limited by this release.
+
+    ``slowdown`` is how many times as slow as the current model it may be, by the lower end of the
+    measured ratio's 95 % interval: a noisy box refuses nobody by chance.
+    """
 
     load_s: float = 60.0
     memory_bytes: int = 2 << 30

@@ -147,10 +147,14 @@ def _give_up_network_and_user(folder: Path, cache: Path | None) -> list[str]:
 
 
 def _needed(folder: Path, baseline: Path | None, cache: Path | None) -> dict[Path, int]:
-    """Return what a trial on the processor opens: never the folder around the releases."""
-    packages = (Path(place) for place in (*_source_folders(), *sys.path) if place)
-    python = (Path(sys.prefix), Path(sys.base_prefix), *packages)
-    needed = libraries((*map(Path, SYSTEM), *python), beside=folder.resolve())
+    """Return what a trial on the processor opens: not the folder around the releases.
+
+    Only a state folder inside the system's or Python's own folders could not be kept from it.
+    """
+    own = (*SYSTEM, sys.prefix, sys.base_prefix, *_source_folders())
+    others = [Path(place) for place in sys.path if place]
+    needed = {Path(place): LOOK for place in own}
+    needed.update(libraries(others, beside=folder.resolve()))
     needed.update({Path(device): USE for device in DEVICES})
     needed.update({release: LOOK for release in (folder, baseline) if release is not None})
     if cache is not None:
