@@ -114,7 +114,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     def doubt(self) -> str:
         """What speaks against it, in few words for people; empty where nothing does."""
         held = ", ".join(digest.removeprefix("sha256:")[:8] for digest in self.holds)
-        words = ("silent" if self.silent else "", f"still maps {held}" if held else "")
+        words = ("silent" if self.silent else "", f"also maps {held}" if held else "")
         return ", ".join(word for word in words if word)
 
 

@@ -18,7 +18,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as its own last report shows it; ``online`` is only a hint.
 
     ``warning`` says what speaks against believing it, and ``warning_s`` since when; ``doubt`` what
-    speaks against ``release``: its program is silent, or still maps another.
+    speaks against ``release``: its program is silent, or also maps another.
     """
 
     id: str

@@ -46,7 +46,7 @@ def test_a_program_that_keeps_the_old_file_mapped_is_reported_as_such(
         assert str(model(state, OLD)) in child.maps
         assert acknowledged(agent).manifest == NEW
         assert acknowledged(agent).holds == (OLD,)
-        assert acknowledged(agent).doubt == "still maps aaaaaaaa"
+        assert acknowledged(agent).doubt == "also maps aaaaaaaa"
         child.tell("unmap")
         assert str(model(state, OLD)) not in child.maps
         until(lambda: acknowledged(agent).is_certain)
