@@ -130,8 +130,8 @@ class Transfer:
         """
         sending = self._sending_of(missing.blob)
         wanted = list(_numbers(missing, sending.blob.chunks))
-        sending.window.missing(device, wanted, now)
-        sending.repairs[device] = wanted[:_MAX_REPAIR]
+        lost = sending.window.missing(device, wanted, now)
+        sending.repairs[device] = lost[:_MAX_REPAIR]
 
     def leave(self, device: str) -> None:
         """Stop waiting for a device, whose offer was withdrawn."""

@@ -8,7 +8,7 @@ again. What is lost on the way is not this module's: the device asks for it by n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -63,13 +63,19 @@ class Window:
             receiver.have, receiver.advanced_s = have, now
         _forget_below(receiver, first_missing)
 
-    def missing(self, device: str, chunks: Iterable[int], now: float) -> None:
-        """Note exactly what ``device`` lacks; what it did not name is not due for it."""
+    def missing(self, device: str, chunks: Sequence[int], now: float) -> list[int]:
+        """Note exactly what ``device`` lacks, and return what of it will not come by itself.
+
+        What it did not name is not due for it; what is due will be broadcast, so that sending it
+        to this device alone as well would let it fetch more than a window twice.
+        """
         receiver = self._receivers.get(device)
-        if receiver is not None:
-            receiver.due &= set(chunks)
-            receiver.in_flight.clear()
-            receiver.advanced_s = now
+        if receiver is None:
+            return list(chunks)
+        receiver.due &= set(chunks)
+        receiver.in_flight.clear()
+        receiver.advanced_s = now
+        return [number for number in chunks if number not in receiver.due]
 
     def leave(self, device: str) -> None:
         """Forget a device: it has everything, or is not wanted any more."""

@@ -85,6 +85,24 @@ def test_what_a_device_misses_goes_to_its_own_topic(transfer: Transfer, wire: Wi
     assert transfer.repaired_chunks == 3
 
 
+def test_a_chunk_that_is_still_due_is_not_sent_to_the_asking_device_as_well(
+    tmp_path: Path, wire: Wire
+) -> None:
+    (tmp_path / hex_of(DIGEST)).write_bytes(DATA)
+    limits = TransferLimits(window=2, gather_s=0)
+    transfer = Transfer(lambda digest: tmp_path / hex_of(digest), wire, limits)
+    transfer.on_progress("box", progress(), 0.0)
+    transfer.pump(0.0)
+    wire.sent.clear()
+    transfer.on_missing("box", Missing(blob=hex_of(DIGEST), ranges=((0, CHUNKS - 1),)), 1.0)
+    transfer.pump(1.0)
+    assert [topic for topic, _ in wire.sent] == [
+        *(repair_topic("box", hex_of(DIGEST), number) for number in (0, 1)),
+        *(chunk_topic(hex_of(DIGEST), number) for number in (2, 3)),
+    ]
+    transfer.close()
+
+
 def test_odd_ranges_are_clipped_to_the_blob(transfer: Transfer, wire: Wire) -> None:
     transfer.on_missing(
         "box", Missing(blob=hex_of(DIGEST), ranges=((-9, 0), (3, 1), (7, 1 << 60))), 0.0
