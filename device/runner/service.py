@@ -17,6 +17,7 @@ from asdic.device.runner.live import LiveRunner
 from asdic.device.runner.runner import Runner
 
 AGENT_GONE_S: Final = 30.0
+REFRESH_S: Final = 0.1
 
 log = logging.getLogger("asdic.runner")
 
@@ -45,6 +46,7 @@ class RunnerService:
         self._images = images
         self._interval_s = 1.0 / fps
         self._stopped = stopped
+        self._due_s = 0.0
         self._live = LiveRunner(state, simulate=simulate, prepare=self._prepare, alone=True)
         self._frames: Iterator[Frame] = iter(())
         self._next_frames: Iterator[Frame] = iter(())
@@ -57,17 +59,26 @@ class RunnerService:
         """
         with self._live:
             while not self._stopped():
-                started = time.monotonic()
-                if self._live.refresh():
-                    self._frames = self._next_frames
-                if self._live.silence_s > AGENT_GONE_S:
-                    raise LinkError(f"no agent answers in {self._state}")
-                self._infer()
-                time.sleep(max(0.0, started + self._interval_s - time.monotonic()))
+                self._follow()
+                time.sleep(self._infer_if_due())
+
+    def _follow(self) -> None:
+        """Do what the agent says, and speak to it, however seldom a frame is due."""
+        if self._live.refresh():
+            self._frames = self._next_frames
+        if self._live.silence_s > AGENT_GONE_S:
+            raise LinkError(f"no agent answers in {self._state}")
+
+    def _infer_if_due(self) -> float:
+        """Infer the next frame where it is time, and return for how many seconds to rest."""
+        if self._live.release is None:
+            return REFRESH_S
+        if time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + self._interval_s
+            self._infer()
+        return min(max(0.0, self._due_s - time.monotonic()), REFRESH_S)
 
     def _infer(self) -> None:
-        if self._live.release is None:
-            return
         try:
             self._live.predict(next(self._frames))
         except AsdicError as error:

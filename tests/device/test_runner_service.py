@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 from asdic.contract.errors import ConfigError, DataError
 from asdic.contract.variant import read_variant
 from asdic.device.runner.frames import frames_for, image_paths, read_image
+from asdic.device.runner.service import RunnerService
 from tests.support.boxes import PATIENCE_S, Box, runs
+from tests.support.desk import Desk, until
 from tests.support.models import make_tiny_variant
 from tests.support.yard import Yard
 
@@ -77,6 +80,22 @@ def test_it_ends_when_it_is_told_to(box: Box) -> None:
         assert process.stderr is not None
         os.kill(process.pid, signal.SIGTERM)
         process.wait(PATIENCE_S)
+
+
+def test_a_runner_with_a_frame_now_and_then_speaks_at_once(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with Desk(tmp_path) as desk:
+        desk.add("1.0.0", make_tiny_variant)
+        desk.point("1.0.0")
+        service = RunnerService(tmp_path, simulate=False, images=(), fps=0.001, stopped=stop.is_set)
+        thread = threading.Thread(target=service.run)
+        thread.start()
+        try:
+            until(lambda: desk.loaded is not None)
+            until(lambda: desk.program.health is not None)
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_a_folder_without_images_is_one_clear_line(box: Box, tmp_path: Path) -> None:
