@@ -10,9 +10,9 @@ import json
 import re
 import shutil
 import signal
-import subprocess
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import psutil
 
+from asdic.contract.errors import AsdicError
 from tests.faults.oracle import Evidence, Signed, forbidden_in, pointer
 from tests.faults.row import Forbidden, Outcome
-from tests.faults.traced import TracedProcess, traced
+from tests.faults.traced import Change, TracedProcess, traced
 from tests.support.boxes import AGENT, Box
 from tests.support.yard import JETSON, Yard
 
@@ -95,10 +96,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of the agent ended, and all that it and its runner wrote."""
+    """How a run of the agent ended, all that it and its runner wrote, and all its reports."""
 
     code: int
     words: str
+    reports: Sequence[Mapping[str, Any]]
 
     @property
     def ran(self) -> tuple[str, ...]:
@@ -112,20 +114,18 @@ class Stopped:
 
     Args:
         before: The change of the state folder that was not made any more; empty if all were.
-        run: What was written until then.
-        reports: The last report before the install, and the last one of it.
+        run: What was written and reported until then; first the last report before the install.
         orphans: How many processes outlived the agent.
     """
 
     before: str
     run: Ended
-    reports: Sequence[Mapping[str, Any]]
     orphans: int
 
 
 def count_changes(box: Box, stick: Path) -> int:
     """Install to the end and return how often the agent changed its state folder."""
-    with _traced_install(box, stick) as process:
+    with _traced(box, stick) as process:
         return sum(1 for _ in process.changes())
 
 
@@ -138,36 +138,38 @@ def install_until(
     """
     reports = last_report(box)
     before, orphans = "", 0
-    with _traced_install(box, stick) as process:
-        for change in process.changes():
+    with _traced(box, stick) as process:
+        for change in _followed(process, box, reports):
             if change.number == number:
                 before = f"{change.call} {change.path}"
-                reports += last_report(box)
                 fault()
                 orphans = _kill(process)
         if not before:
-            reports += last_report(box)
             fault()
-    run = Ended(process.status or 0, box.words)
-    return Stopped(before=before, run=run, reports=reports, orphans=orphans)
+    run = Ended(process.status or 0, box.words, reports)
+    return Stopped(before=before, run=run, orphans=orphans)
 
 
 def install(box: Box, stick: Path) -> Ended:
     """Install to the end, as a person would; the runner may need a little longer than a refusal."""
+    reports: list[Mapping[str, Any]] = []
+    start = len(box.words)
     try:
-        done = box.install(stick, *INFERENCES_A_SECOND, timeout_s=PATIENCE_S)
-    except subprocess.TimeoutExpired as late:  # Its journal says where it is stuck.
-        return Ended(-signal.SIGKILL, (late.stderr or b"").decode())
-    ended = Ended(done.returncode, done.stdout + done.stderr)
-    report = box.status.report
-    return ended if report is not None and report.loaded is not None else _run_on(box, ended)
+        with _traced(box, stick) as process:
+            deque(_followed(process, box, reports), maxlen=0)
+    except TimeoutError:  # Its journal says where it is stuck.
+        return Ended(-signal.SIGKILL, box.words[start:], reports)
+    if not (reports and reports[-1]["loaded"]):
+        _run_on(box)
+        reports += last_report(box)
+    return Ended(process.status or 0, box.words[start:], reports)
 
 
 def last_report(box: Box) -> list[Mapping[str, Any]]:
     """Return the box's last report as the oracle wants it; nothing where none can be read."""
     try:
         report: Mapping[str, Any] = json.loads(box.state.last_report.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return []
     return [report]
 
@@ -181,7 +183,7 @@ def judge(stage: Stage, box: Box, point: str, *, stopped: Stopped, again: Ended)
         signed=stage.signed,
         running=name,
         ran=[stage.name_of(version) for version in (*stopped.run.ran, *again.ran)],
-        reports=[*stopped.reports, *last_report(box)],
+        reports=[*stopped.run.reports, *again.reports],
     )
     forbidden = {*forbidden_in(evidence)}
     detail = f"stopped before {stopped.before or 'nothing: it had ended'}"
@@ -200,24 +202,31 @@ def judge(stage: Stage, box: Box, point: str, *, stopped: Stopped, again: Ended)
     )
 
 
-def _run_on(box: Box, before: Ended) -> Ended:
+def _followed(
+    process: TracedProcess, box: Box, reports: list[Mapping[str, Any]]
+) -> Iterator[Change]:
+    """Yield the changes and keep every report on the way; there may be one more at the end."""
+    folder = box.state.last_report.parent.name
+    for change in process.changes():
+        if change.path.startswith(folder):
+            reports += last_report(box)
+        yield change
+    reports += last_report(box)
+
+
+def _run_on(box: Box) -> None:
     """Let the box run until its program has said what it runs, and stop it."""
-    start = len(box.words)
-    with box:
+    with box, suppress(AssertionError, AsdicError):  # It runs nothing, and the judge says so.
         box.start(*INFERENCES_A_SECOND)
-        try:
-            box.wait_for(
-                lambda status: status.report is not None and status.report.loaded is not None,
-                patience_s=PATIENCE_S / 4,
-            )
-            box.stop()
-        except AssertionError:  # It runs nothing, and the judge says so.
-            box.kill()
-    return Ended(before.code, before.words + box.words[start:])
+        box.wait_for(
+            lambda status: status.report is not None and status.report.loaded is not None,
+            patience_s=PATIENCE_S / 4,
+        )
+        box.stop()
 
 
 @contextmanager
-def _traced_install(box: Box, stick: Path) -> Iterator[TracedProcess]:
+def _traced(box: Box, stick: Path) -> Iterator[TracedProcess]:
     command = [*AGENT, "install", str(stick), *INFERENCES_A_SECOND, "--state", str(box.state.path)]
     with traced(command, folder=box.state.path, log=box.log, patience_s=PATIENCE_S) as process:
         yield process

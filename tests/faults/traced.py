@@ -16,7 +16,6 @@ import signal
 import struct
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -117,11 +116,18 @@ class Change:
 
 
 class TracedProcess:
-    """A process that is followed by the thread that started it (``traced``)."""
+    """A process that is followed by the thread that started it (``traced``).
+
+    Attributes:
+        pid: Its number.
+        status: Its exit code once it has ended, or minus the signal that ended it.
+        is_late: Whether it was killed because it took too long.
+    """
 
     def __init__(self, pid: int, folder: Path) -> None:
         self.pid = pid
         self.status: int | None = None
+        self.is_late = False
         self._folder = str(folder.resolve())
 
     def changes(self) -> Iterator[Change]:
@@ -139,6 +145,12 @@ class TracedProcess:
             os.kill(self.pid, signal.SIGKILL)
             while self._next_stop() is not None:
                 pass
+
+    def give_up(self) -> None:
+        """Kill it because it takes too long; another thread may call this."""
+        if self.status is None:
+            self.is_late = True
+            os.kill(self.pid, signal.SIGKILL)
 
     def _next_stop(self) -> int | None:
         """Wait for the next stop and return its signal: 0 if it is none, None at the end."""
@@ -221,16 +233,15 @@ def traced(
     )
     os.close(reading)
     process = TracedProcess(pid, folder)
-    watch = threading.Timer(patience_s, os.kill, (pid, signal.SIGKILL))
+    watch = threading.Timer(patience_s, process.give_up)
     watch.start()
-    deadline_s = time.monotonic() + patience_s
     try:
         _ptrace(PTRACE_SEIZE, pid, 0, OPTIONS)
         _ptrace(PTRACE_INTERRUPT, pid, 0, 0)
         os.write(writing, b"\n")
         yield process
-        if time.monotonic() >= deadline_s:
-            raise TimeoutError(f"{command[-1]}: the traced process took over {patience_s:.0f} s")
+        if process.is_late:
+            raise TimeoutError(f"{' '.join(command)} did not end within {patience_s:.0f} s")
     finally:
         watch.cancel()
         os.close(writing)
