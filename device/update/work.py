@@ -146,11 +146,11 @@ class Work:
         return None
 
     def sweep(self) -> None:
-        """Remove what unfinished writes left, and keep room for the next ones."""
+        """Keep room for urgent writes, and remove what unfinished ones left."""
+        self.storage.keep_reserve(self.state.reserve)
         for folder in (self.state.path, self.state.report_number.parent, self.state.order.parent):
             self.storage.sweep(folder)
         self.trust.sweep()
-        self.storage.keep_reserve(self.state.reserve)
 
     def turn(self, event: UpdateEvent, **changes: object) -> Turn:
         """Return a turn that adds ``changes`` to the journal."""

@@ -134,7 +134,7 @@ class Explorer:
     def _end(self, running: str | None) -> str:
         signed = self.stage.signed.get(running or "")
         if signed is None:
-            return "none"
+            return "old" if self.scenario.begin == "enrolled" else "none"
         return "old" if self.scenario.begin == f"on-{signed.version}" else "new"
 
     def _detail(self, world: World) -> str:

@@ -39,6 +39,7 @@ from asdic.device.update import trusted
 from asdic.device.update.gate import Verdict
 from asdic.device.update.journal import Journal
 from asdic.device.update.storage import Storage
+from asdic.device.update.store import Store
 from asdic.device.update.update import Update
 from asdic.device.update.work import Work
 from tests.faults.disk import SimulatedDisk
@@ -104,7 +105,9 @@ class Inferring:
         self._memory = memory
         self._loaded: Loaded | None = None
         self._failed: HealthCall | None = None
+        self._handled: str | None = None
         self._errors = 0
+        self._store = Store(state.path, Storage())
         self.busy = False
         self.is_deaf = False
 
@@ -134,7 +137,8 @@ class Inferring:
             return
         link = self._state.path / "current"
         wanted = link.readlink().name if link.is_symlink() else None
-        if wanted != self.running:
+        if wanted != self._handled:
+            self._handled = wanted
             self._load(wanted)
         elif self._loaded is not None:
             self._infer(self._loaded)
@@ -145,7 +149,8 @@ class Inferring:
             return
         digest = f"sha256:{wanted}"
         try:
-            read_variant(self._state.path / "releases" / wanted)
+            # What the agent answers to ``current``, and what opening it checks.
+            read_variant(self._store.release(digest).folder)
         except AsdicError as error:
             self._failed = HealthCall(manifest=digest, errors=1, reason=str(error))
             return
