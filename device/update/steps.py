@@ -24,6 +24,7 @@ from asdic.device.update.journal import Turn, journal_again
 from asdic.device.update.refusal import RefusedReleaseError
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.store import VERSION, Pointer
+from asdic.device.update.work import Work
 
 if TYPE_CHECKING:
     from asdic.device.update.trusted import VerifiedOffer
@@ -247,7 +248,7 @@ def _intact(work: Work, digest: str | None) -> str | None:
     try:
         work.store.check(digest)
     except (AsdicError, OSError) as error:
-        log.error("the release to go back to is lost: %s", error)
+        log.error("the release to go back to is lost: %s", error)  # noqa: TRY400 - one line
         return None
     return digest
 

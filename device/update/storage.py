@@ -56,21 +56,21 @@ class Storage:
         self._disk.write(path, offset, data)
 
     def sync(self, path: Path) -> None:
-        """Make the content and the name of ``path`` durable.
+        """Make the content of ``path`` durable; its name is, once another file is written beside it.
 
         Raises:
             OSError: The disk lost it. A second call may say otherwise and be wrong, for the
                 kernel forgets what it could not write: write the file again.
         """
         self._disk.sync(path)
-        self._disk.sync_folder(path.parent)
 
     def rename(self, source: Path, destination: Path) -> None:
-        """Move a file or a folder in one step; a file replaces what was at ``destination``."""
+        """Move a file or a folder in one step; a file replaces what was at ``destination``.
+
+        Into another folder, a power cut may leave it under both names.
+        """
         self._disk.rename(source, destination)
         self._disk.sync_folder(destination.parent)
-        if source.parent != destination.parent:
-            self._disk.sync_folder(source.parent)
 
     def make_folder(self, path: Path) -> None:
         """Make ``path`` and its parents; an existing folder is kept."""

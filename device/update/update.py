@@ -18,9 +18,9 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import AsdicError, InstallError, ReleaseError
+from asdic.contract.files import read_bounded
 from asdic.contract.messages import Refusal, UpdateState
 from asdic.contract.release import digest_of
-from asdic.contract.files import read_bounded
 from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
 from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
@@ -43,6 +43,9 @@ FAILURES: Final = MappingProxyType(
     }
 )
 """What an error means in a state; in all others that can fail it is ``FAILED``."""
+
+PATIENT: Final = frozenset({UpdateState.VERIFYING, UpdateState.STAGED, UpdateState.ACTIVATING})
+"""States whose work is tried again when the disk fails, until their deadline."""
 
 COUNTED: Final = frozenset({UpdateState.GATING, UpdateState.ACTIVATING, UpdateState.PROBATION})
 """States in which a restart may be the new model's doing."""
@@ -157,7 +160,7 @@ class Update:
 
     def resume(self) -> None:
         """Go on with what the journal says was in hand when the agent ended. Call it once."""
-        if self.is_final:
+        if step(self.journal.state, UpdateEvent.RESTARTED) in FINAL:
             return
         log.info("the agent came back while an update was %s", self.journal.state.value)
         restarts = self.journal.restarts + (self.journal.state in COUNTED)
@@ -241,7 +244,11 @@ class Update:
         except AsdicError as error:
             return self._failed(error)
         except OSError as error:
-            return self._failed(_device_error(error))
+            trouble = _device_error(error)
+            if self.journal.state in PATIENT:
+                self._work.visit.trouble = trouble
+                return self._overdue()
+            return self._failed(trouble)
         return turn or self._overdue()
 
     def _go(self, turn: Turn | None) -> None:
@@ -281,7 +288,8 @@ class Update:
         if self.journal.held is UpdateEvent.UNHEALTHY:
             return None  # The model is pinned for the exam, however long that takes.
         message = f"the update was {state.value} for more than {limit_s:.0f} s"
-        refusal = Refusal(code="timed-out", message=message)
+        trouble = self._work.visit.trouble
+        refusal = refusal_for(trouble) if trouble else Refusal(code="timed-out", message=message)
         return self._work.refused(UpdateEvent.TIMED_OUT, refusal)
 
     def _failed(self, error: AsdicError) -> Turn | None:

@@ -54,6 +54,7 @@ class Visit:
     download: Download | None = None
     trial: RunningTrial | None = None
     gated_on: Machine | None = None
+    trouble: AsdicError | None = None
     doubts: int = 0
     doubted_s: float = 0.0
 

@@ -20,7 +20,6 @@ from tests.faults.explore import BUGS, Explorer, Played, outcome_of, quiet
 from tests.faults.row import Forbidden, Outcome, Row
 from tests.faults.scenario import STORIES
 from tests.faults.stops import explorers_in
-from tests.faults.world import World
 
 PATIENCE_TICKS: Final = 60
 GROWING: Final = frozenset({"create", "write", "link", "symlink", "make_folder", "rename"})
@@ -61,19 +60,19 @@ def bad_disk(folder: Path) -> Iterator[Callable[[str], Outcome]]:
             played = [
                 one
                 for call in range(explorer.first().calls)
-                for one in _with_fault(explorer, FAULTS[fault], call)
+                for one in with_fault(explorer, FAULTS[fault], call)
             ]
             return outcome_of(point, played, runs=explorer.runs - before, cases=len(played))
 
         yield try_point
 
 
-def _with_fault(explorer: Explorer, fault: Fault, call: int) -> Iterator[Played]:
+def with_fault(explorer: Explorer, fault: Fault, call: int) -> Iterator[Played]:
     """Yield how it ends when the fault goes, and after a power cut while it is there."""
     tree, memory = explorer.stage.begin(explorer.scenario)
     memory = memory.copy()
     disk = SimulatedDisk(explorer.stage.folder / "disk", tree)
-    world = World(disk, explorer.stage.shore, memory, script=explorer.scenario.script)
+    world = explorer.world(disk, memory)
     is_met = _strike(disk, fault, call)
     explorer.runs += 1
     with quiet():

@@ -12,7 +12,8 @@ from typing import Final
 from asdic.contract.messages import UpdateState
 from tests.faults.explore import Explorer, Prepare, outcome_of
 from tests.faults.row import Outcome, Row
-from tests.faults.scenario import NEW, ON_THE_WAY, Scenario, stage_in
+from tests.faults.scenario import NEW, ON_THE_WAY, Scenario
+from tests.faults.stage import stage_in
 from tests.faults.world import World
 
 YEARS: Final = timedelta(days=3653)

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tests.faults.disk import MODELS, SimulatedDisk, Tree
 from tests.faults.oracle import Evidence, forbidden_in
 from tests.faults.row import Forbidden, Outcome
-from tests.faults.scenario import Scenario, Stage
-from tests.faults.world import Memory, World
+from tests.faults.scenario import Scenario
+from tests.faults.stage import Stage
+from tests.faults.world import CONFIG, Memory, World
 
 SELF_STOPS_LIMIT: Final = 3
 """So often a device is started again whose code has stopped itself."""
@@ -92,7 +95,8 @@ class Explorer:
         disk = SimulatedDisk(self.stage.folder / "disk", tree)
         if collects:
             disk.after = note
-        world = World(disk, self.stage.shore, memory, script=self.scenario.script)
+        world = self.world(disk, memory)
+        self.scenario.prepare(world)
         prepare(world)
         with quiet():
             try:
@@ -100,6 +104,12 @@ class Explorer:
             except BUGS as error:
                 return self._again(disk, memory, error)
         return self.judged(world, stops)
+
+    def world(self, disk: SimulatedDisk, memory: Memory) -> World:
+        """Return a boot of this story's device."""
+        timing = msgspec.structs.replace(CONFIG.timing, deadlines_s=dict(self.scenario.deadlines_s))
+        config = msgspec.structs.replace(CONFIG, timing=timing)
+        return World(disk, self.stage.shore, memory, script=self.scenario.script, config=config)
 
     def _again(self, disk: SimulatedDisk, memory: Memory, error: Exception) -> Played:
         """Start the device again whose code has stopped itself, as systemd does, a few times."""
@@ -120,6 +130,7 @@ class Explorer:
             running=world.program.running,
             ran=world.memory.ran,
             gated=world.memory.gated,
+            has_lost_it=self.scenario.keeps and world.memory.has_lost_it,
             reports=world.memory.reports,
         )
         forbidden = forbidden_in(evidence)
@@ -174,4 +185,5 @@ def _key(stop: Stop) -> int:
     Reports are left out: nothing but their number comes from them, and it only grows.
     """
     tree = tuple(entry for entry in stop.tree if not entry.path.startswith("reports/"))
-    return hash((tree, stop.memory.retained, frozenset(stop.memory.done)))
+    memory = stop.memory
+    return hash((tree, memory.retained, memory.committed, frozenset(memory.done)))

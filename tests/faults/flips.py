@@ -16,7 +16,8 @@ from asdic.contract.messages import UpdateState
 from tests.faults.disk import Entry, Tree
 from tests.faults.explore import Explorer, Played, outcome_of
 from tests.faults.row import Outcome, Row
-from tests.faults.scenario import NEW, OLD, ON_THE_WAY, Scenario, stage_in
+from tests.faults.scenario import NEW, OLD, ON_THE_WAY, Scenario
+from tests.faults.stage import stage_in
 from tests.faults.world import World
 
 BLOCK_BYTES: Final = 4096
@@ -49,7 +50,7 @@ def flips(folder: Path) -> Iterator[Callable[[str], Outcome]]:
 
 def _story(begin: str, *, is_update: bool) -> Scenario:
     offer = OLD if begin == "on-1.0.0" and not is_update else NEW
-    return Scenario(name="flips", begin=begin, offer=offer, ends=offer)
+    return Scenario(name="flips", begin=begin, offer=offer, ends=offer, keeps=False)
 
 
 def _flipped(explorer: Explorer, kind: str) -> Iterator[Played]:
@@ -59,6 +60,14 @@ def _flipped(explorer: Explorer, kind: str) -> Iterator[Played]:
             continue
         for block in range(0, len(entry.content), BLOCK_BYTES):
             yield explorer.play(_with_flip(tree, number, block), memory)
+
+
+def first_flips(explorer: Explorer) -> Iterator[Played]:
+    """Yield how it ends with a flipped bit in the first block of each file."""
+    tree, memory = explorer.stage.begin(explorer.scenario)
+    for number, entry in enumerate(tree):
+        if entry.content:
+            yield explorer.play(_with_flip(tree, number, 0), memory)
 
 
 def kind_of(entry: Entry) -> str:

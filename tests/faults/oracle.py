@@ -41,6 +41,7 @@ class Evidence:
         running: The manifest (hex) that the program really has loaded, or None.
         ran: The manifests of all inferences made on the way, in order.
         gated: The manifests of which a trial ended well.
+        has_lost_it: Whether it was found with less than what it had said that it has committed.
         reports: What the device said, oldest first, as decoded JSON.
     """
 
@@ -49,6 +50,7 @@ class Evidence:
     running: str | None
     ran: Sequence[str] = ()
     gated: Set[str] | None = None
+    has_lost_it: bool = False
     reports: Sequence[Mapping[str, Any]] = ()
 
 
@@ -105,15 +107,15 @@ def _ran_unverified(evidence: Evidence) -> bool:
 
 
 def _is_downgraded(evidence: Evidence) -> bool:
-    """What runs has a lower security counter than a release that was committed before."""
+    """What runs, or may be gone back to, has a lower security counter than what was committed."""
     committed = {
         report["manifest"].removeprefix("sha256:")
         for report in evidence.reports
         if report["state"] == "committed" and report["manifest"]
     }
     counters = [evidence.signed[name].security_counter for name in committed & set(evidence.signed)]
-    running = evidence.signed.get(evidence.running or "")
-    return running is not None and running.security_counter < max(counters, default=0)
+    ways = {evidence.running, pointer(evidence.folder, "previous")} & set(evidence.signed)
+    return any(evidence.signed[name].security_counter < max(counters, default=0) for name in ways)
 
 
 def _is_stuck(evidence: Evidence) -> bool:
@@ -129,7 +131,9 @@ def _is_stuck(evidence: Evidence) -> bool:
 
 
 def _has_lied(evidence: Evidence) -> bool:
-    """A number was used for two reports, or the last one names another model than what runs."""
+    """It said committed and lost it, used a number twice, or names another model than what runs."""
+    if evidence.has_lost_it:
+        return True
     said = Counter(report["number"] for report in {_key(r): r for r in evidence.reports}.values())
     if any(count > 1 for count in said.values()):
         return True

@@ -11,8 +11,9 @@ from typing import Final
 from tests.faults.disk import MODELS, PowerCut, SimulatedDisk, Tree
 from tests.faults.explore import BUGS, Explorer, Played, outcome_of, quiet
 from tests.faults.row import Outcome, Row
-from tests.faults.scenario import STORIES, Stage, stage_in
-from tests.faults.world import Memory, World
+from tests.faults.scenario import STORIES
+from tests.faults.stage import Stage, stage_in
+from tests.faults.world import Memory
 
 PARTS: Final = 16
 SEEDS: Final = 10_000
@@ -103,7 +104,7 @@ def _cut(
 
     memory = memory.copy()
     disk = SimulatedDisk(stage.folder / "disk", tree, before=stop)
-    world = World(disk, stage.shore, memory, script=explorer.scenario.script)
+    world = explorer.world(disk, memory)
     with quiet():
         try:
             world.run()

@@ -66,7 +66,6 @@ class Release:
     offer: bytes
     passes_gate: bool = True
     works_in_use: bool = True
-    hangs_in: UpdateState | None = None
 
 
 @dataclass(kw_only=True)
@@ -74,7 +73,8 @@ class Memory:
     """What outlives a boot beside the disk: what the broker retains, and what the oracle knows.
 
     ``retained`` is the offer at the broker, None where there never was one; ``done`` the states
-    whose part of the scenario has been played.
+    whose part of the scenario has been played; ``committed`` the last version of which the device
+    has said so, and ``has_lost_it`` whether it was found with an older one or none after that.
     """
 
     retained: bytes | None = None
@@ -82,6 +82,8 @@ class Memory:
     reports: list[dict[str, Any]] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     gated: set[str] = field(default_factory=set)
+    committed: str = ""
+    has_lost_it: bool = False
     boots: int = 0
 
     def copy(self) -> Memory:
@@ -92,6 +94,8 @@ class Memory:
             reports=list(self.reports),
             ran=list(self.ran),
             gated=set(self.gated),
+            committed=self.committed,
+            has_lost_it=self.has_lost_it,
             boots=self.boots,
         )
 
@@ -169,10 +173,10 @@ class Inferring:
 class SimulatedTrial:
     """A trial that knows its verdict; it opens the files as the real one does."""
 
-    def __init__(self, work: Work, releases: Mapping[str, Release], memory: Memory) -> None:
+    def __init__(self, work: Work, world: World) -> None:
         self._digest = work.digest
-        self._release = releases[work.digest]
-        self._memory = memory
+        self._world = world
+        self._passes = world.shore.releases[work.digest].passes_gate and world.trials_pass
         self._polls = 0
         self._refusal = ""
         try:
@@ -183,13 +187,13 @@ class SimulatedTrial:
     def poll(self) -> Verdict | None:
         """Return the verdict at the second look."""
         self._polls += 1
-        if self._polls < 2 or self._release.hangs_in is UpdateState.GATING:
+        if self._polls < 2 or self._world.trials_hang:
             return None
         if self._refusal:
             return Refusal(code="damaged", message=self._refusal)
-        if not self._release.passes_gate:
+        if not self._passes:
             return Refusal(code="golden", message="other outputs than those of the golden set")
-        self._memory.gated.add(hex_of(self._digest))
+        self._world.memory.gated.add(hex_of(self._digest))
         return GateFacts(
             outputs_checked=8,
             worst_difference=0.0,
@@ -212,6 +216,7 @@ class Bytes:
         self._blobs = blobs
         self._followed: dict[str, Descriptor] = {}
         self.is_cut = False
+        self.spoils = 0
 
     def follow(self, blob: Descriptor) -> None:
         """Send it from now on."""
@@ -231,6 +236,9 @@ class Bytes:
         """Deliver."""
         for digest, blob in () if self.is_cut else tuple(self._followed.items()):
             data = self._blobs(digest)
+            if self.spoils:
+                self.spoils -= 1
+                data = bytes(len(data))
             for number in range(-(-blob.size // CHUNK_BYTES)):
                 chunk = data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
                 update.take_chunk(hex_of(digest), number, chunk)
@@ -238,13 +246,14 @@ class Bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Shore:
-    """What lies on shore: the releases by manifest, their blobs, and the time there.
+    """What lies on shore: releases by manifest, offers by name, blobs, and the time there.
 
     ``key`` is the device's own, which no fault of this table is about.
     """
 
     key: Ed25519PrivateKey
     releases: Mapping[str, Release]
+    offers: Mapping[str, bytes]
     blobs: Mapping[str, bytes]
     now: datetime
 
@@ -284,6 +293,8 @@ class World:
         self.config = config
         self.clock_off = clock_off
         self.seconds = 1000.0
+        self.trials_pass = True
+        self.trials_hang = False
         self.entered: Callable[[UpdateState], None] = lambda _state: None
         self._script = script
         self._soon: list[Callable[[World], None]] = []
@@ -336,6 +347,7 @@ class World:
         self.seconds += TICK_S
         self.source.tick(self.update)
         self.program.tick()
+        self._compare()
         before = self.update.journal
         self.update.tick()
         self._quiet = self._quiet + 1 if self.update.journal == before else 0
@@ -350,8 +362,13 @@ class World:
         journal = json.loads(line)
         return journal["state"], journal["rollout"]
 
-    def publish(self, offer: bytes) -> None:
+    def is_in(self, state: UpdateState) -> bool:
+        """Return whether the update is in a state now."""
+        return self._is_started and self.update.journal.state is state
+
+    def publish(self, name: str) -> None:
         """Retain another offer at the broker; an empty one withdraws it."""
+        offer = self.shore.offers[name]
         self.memory.retained = offer
         self.update.take_offer(offer)
 
@@ -373,7 +390,7 @@ class World:
             program=self.program,
             crashes=lambda: 0,
             changed=self._changed,
-            open_trial=lambda work: SimulatedTrial(work, self.shore.releases, self.memory),
+            open_trial=lambda work: SimulatedTrial(work, self),
             clock=lambda: self.seconds,
             now=self.now,
         )
@@ -381,6 +398,13 @@ class World:
         self._is_started = True
         if self.memory.retained is not None:
             self.update.take_offer(self.memory.retained)
+
+    def _compare(self) -> None:
+        """Note whether what runs is older than what the device has said that it has committed."""
+        running = self.shore.releases.get(f"sha256:{self.program.running}")
+        version = running.version if running is not None else ""
+        if version < self.memory.committed and not self.program.is_deaf:
+            self.memory.has_lost_it = True
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -403,7 +427,10 @@ class World:
 
     def _hear(self, envelope: bytes) -> None:
         payload = open_envelope(envelope, REPORT_TYPE, self._public)
-        self.memory.reports.append(json.loads(payload))
+        report = json.loads(payload)
+        self.memory.reports.append(report)
+        if report["state"] == "committed":
+            self.memory.committed = report["version"] or ""
 
     @functools.cached_property
     def _public(self) -> str:
