@@ -3,8 +3,9 @@
 ``strace --inject`` counts calls by name: it cannot tell the Nth change of one folder from a log
 line or from the agent's look at its trial's memory, whose number differs from run to run, and the
 names of temporary files are random. So this uses what strace uses, ptrace, and counts what the
-rows are about. Only the main thread is followed, which makes every change of an agent's state
-folder; its other threads serve a socket, its children are processes of their own.
+rows are about. Only the main thread is followed, which makes every change that an install needs:
+an agent's other threads serve a socket (they write only when a program says that it is busy, and
+none does here), its children are processes of their own.
 """
 
 from __future__ import annotations
