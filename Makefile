@@ -17,7 +17,7 @@ define apt_install
 endef
 PARTS := cli contract device firmware_bridge fleet quantization training
 
-.PHONY: demo test lint types contracts tests docs clean debian
+.PHONY: demo test lint types contracts tests docs faults clean debian
 
 demo: $(VENV)/.demo
 	@$(BIN)/asdic demo --out demo
@@ -44,6 +44,11 @@ debian:
 
 tests: $(VENV)/.dev debian
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+# As much as BUDGET allows (as 10m or 1h), on JOBS processes; a stopped run goes on.
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults --page docs/reliability.md $(if $(BUDGET),--budget $(BUDGET)) \
+	  $(if $(JOBS),--jobs $(JOBS))
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.cli_reference docs/cli.md

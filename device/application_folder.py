@@ -29,9 +29,10 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import ConfigError
-from asdic.contract.files import read_bounded, write_file
+from asdic.contract.files import read_bounded
 from asdic.device.application import BusyCall, Call, HealthCall, LoadedCall
 from asdic.device.speaker import Speaker
+from asdic.device.update.storage import Storage
 from asdic.device.witness import Witness
 
 SAID_NAME: Final = "said"
@@ -87,7 +88,7 @@ class SaidFolder:
             if _content(boot) != boot_id():
                 self._forget()
             self._is_ready = True
-            write_file(boot, boot_id().encode("ascii"))
+            Storage().write(boot, boot_id().encode("ascii"))
         except OSError as error:
             log.warning("programs cannot speak by files in %s: %s", self._folder, error)
 

@@ -20,7 +20,6 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import AsdicError
-from asdic.contract.files import write_file
 from asdic.device.application import (
     LINE_LIMIT_BYTES,
     SOCKET_NAME,
@@ -33,6 +32,7 @@ from asdic.device.application import (
 )
 from asdic.device.application_folder import SAID_NAME, SaidFolder, boot_id
 from asdic.device.speaker import Speaker
+from asdic.device.update.storage import Storage
 from asdic.device.witness import Witness
 
 BUSY_NAME: Final = "busy.json"
@@ -224,7 +224,7 @@ class ApplicationSocket:
     def _note_busy(self, until_s: float) -> None:
         self._busy_until_s = min(until_s, self._clock() + self._busy_limit_s)
         said = _Exam(boot=boot_id(), until_s=self._busy_until_s)
-        write_file(self._folder / BUSY_NAME, msgspec.json.encode(said))
+        Storage().write(self._folder / BUSY_NAME, msgspec.json.encode(said))
 
     def _read_busy(self) -> float:
         """Return until when a program said that it is busy, before this agent started."""

@@ -72,6 +72,10 @@ class Storage:
         self._disk.rename(source, destination)
         self._disk.sync_folder(destination.parent)
 
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in ``path`` durable, where an operation may have failed just before that."""
+        self._disk.sync_folder(path)
+
     def make_folder(self, path: Path) -> None:
         """Make ``path`` and its parents; an existing folder is kept."""
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]

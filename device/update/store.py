@@ -206,11 +206,15 @@ class Store:
     def stage(self, digest: str) -> None:
         """Make the release folder of a stored manifest out of stored blobs, in one step.
 
+        It may have been made before, by a step whose last ``fsync`` failed.
+
         Raises:
             ReleaseError: The description does not fit the manifest.
         """
+        self._storage.sync_folder(self._blobs)
         folder = self.release_folder(digest)
         if folder.exists():
+            self._storage.sync_folder(self._releases)
             return
         manifest = self.manifest(digest)
         variant_of(manifest, self._document(manifest.config.digest))
@@ -246,6 +250,8 @@ class Store:
             self._storage.remove(path)
         elif self.pointer(name) != digest:
             self._storage.point(path, f"releases/{hex_of(digest)}")
+        else:
+            self._storage.sync_folder(self.folder)
 
     def release(self, digest: str) -> StoredRelease:
         """Return a release that the inferring program may open.

@@ -149,7 +149,8 @@ class Work:
     def sweep(self) -> None:
         """Keep room for urgent writes, and remove what unfinished ones left."""
         self.storage.keep_reserve(self.state.reserve)
-        for folder in (self.state.path, self.state.report_number.parent, self.state.order.parent):
+        # Where other threads or processes write as well, a leftover waits for the next write.
+        for folder in (self.state.path, self.state.report_number.parent):
             self.storage.sweep(folder)
         self.trust.sweep()
 

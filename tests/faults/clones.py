@@ -351,5 +351,6 @@ ROW: Final = Row(
     fault="state folder restored from an old copy; one folder on two boxes; old reports and offers",
     points=points,
     open=opened,
+    jobs=1,
     sample=4,
 )

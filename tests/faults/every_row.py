@@ -11,6 +11,8 @@ from asdic.contract.messages import UpdateState
 from tests.faults.scenario import (
     BAD,
     DAMAGED,
+    FORGED,
+    INCOMPLETE,
     NEW,
     NEWEST,
     OLD,
@@ -106,6 +108,8 @@ EVERY_ROW: Final = (
     *STORIES,
     _story("bad", "on-1.0.0", OLD, _S.FAILED, offer=BAD),
     _story("refused", "on-1.0.0", OLD, _S.REJECTED, offer=DAMAGED),
+    _story("incomplete", "on-1.0.0", OLD, _S.REJECTED, offer=INCOMPLETE),
+    _story("forged", "on-1.0.0", OLD, _S.REJECTED, offer=FORGED),
     _story("already", "on-1.0.0", OLD, _S.COMMITTED, offer=f"{OLD} again"),
     # A busy program.
     _story("busy-staged", "on-1.0.0", NEW, _S.COMMITTED, offer=NEW,

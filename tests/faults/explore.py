@@ -149,9 +149,8 @@ class Explorer:
         return "old" if self.scenario.begin == f"on-{signed.version}" else "new"
 
     def _detail(self, world: World) -> str:
-        journal = world.update.journal
-        refusal = f" ({journal.refusal.message})" if journal.refusal else ""
-        return f"{journal.state.value}{refusal}, runs {world.program.running}"
+        state, rollout = world.journal_on_disk()
+        return f"{rollout} is {state}, runs {world.program.running}"
 
 
 def outcome_of(point: str, played: list[Played], *, runs: int, cases: int) -> Outcome:

@@ -6,6 +6,7 @@ the old or the new release, or fetch one again; it must not run what nobody sign
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,16 +59,26 @@ def _flipped(explorer: Explorer, kind: str) -> Iterator[Played]:
     for number, entry in enumerate(tree):
         if kind_of(entry) != kind or not entry.content:
             continue
-        for block in range(0, len(entry.content), BLOCK_BYTES):
-            yield explorer.play(_with_flip(tree, number, block), memory)
+        for place in _places(entry):
+            yield explorer.play(_with_flip(tree, number, place), memory)
 
 
-def first_flips(explorer: Explorer) -> Iterator[Played]:
-    """Yield how it ends with a flipped bit in the first block of each file."""
+def _places(entry: Entry) -> Iterator[int]:
+    """Yield one byte of every 4 KiB, and 32 of what is smaller than that."""
+    size = len(entry.content)
+    block = BLOCK_BYTES if size > BLOCK_BYTES else max(size // 32, 1)
+    chance = random.Random(entry.path)  # noqa: S311 - a repeatable choice
+    for start in range(0, size, block):
+        yield start + chance.randrange(min(block, size - start))
+
+
+def some_flips(explorer: Explorer) -> Iterator[Played]:
+    """Yield how it ends with a flipped bit in up to 32 places of each file."""
     tree, memory = explorer.stage.begin(explorer.scenario)
     for number, entry in enumerate(tree):
         if entry.content:
-            yield explorer.play(_with_flip(tree, number, 0), memory)
+            for place in itertools.islice(_places(entry), 32):
+                yield explorer.play(_with_flip(tree, number, place), memory)
 
 
 def kind_of(entry: Entry) -> str:
@@ -82,14 +93,12 @@ def kind_of(entry: Entry) -> str:
     return "journal" if parts[0] == "journal.json" else "others"
 
 
-def _with_flip(tree: Tree, number: int, block: int) -> Tree:
-    """Return the tree with one bit of a block flipped, under all names of that file."""
+def _with_flip(tree: Tree, number: int, place: int) -> Tree:
+    """Return the tree with one bit of a byte flipped, under all names of that file."""
     hit = tree[number]
-    chance = random.Random(f"{hit.path} {block}")  # noqa: S311 - a repeatable choice
-    place = block + chance.randrange(min(BLOCK_BYTES, len(hit.content) - block))
     content = bytearray(hit.content)
     # A file name's characters stay below 128, so a link's text is flipped below that.
-    content[place] ^= 1 << chance.randrange(7)
+    content[place] ^= 1 << place % 7
     changed = bytes(content)
     if hit.kind == "link" and (b"\0" in changed or not changed):
         changed = b"nowhere"

@@ -247,5 +247,6 @@ ROW: Final = Row(
     ),
     points=points,
     open=opened,
+    jobs=1,
     sample=4,
 )

@@ -1,7 +1,7 @@
 """A judge of one device, from its files and its program. It shares no code with the store.
 
-It reads a state folder with ``os`` and ``json`` alone, hashes with ``hashlib``, and knows from the
-yard, not from the device, what was signed.
+It reads a state folder with ``pathlib`` and ``json`` alone, hashes with ``hashlib``, and knows
+from the yard, not from the device, what was signed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def intact(folder: Path, signed: Mapping[str, Signed]) -> frozenset[str]:
 def pointer(folder: Path, name: str) -> str | None:
     """Return the manifest (hex) that a pointer names."""
     path = folder / name
-    return os.path.basename(os.readlink(path)) if path.is_symlink() else None
+    return path.readlink().name if path.is_symlink() else None
 
 
 def _is_brick(evidence: Evidence) -> bool:
@@ -141,7 +141,9 @@ def _has_lied(evidence: Evidence) -> bool:
         return False
     loaded = evidence.reports[-1]["loaded"]
     claimed = loaded["manifest"].removeprefix("sha256:") if loaded else None
-    return claimed != evidence.running
+    signed = evidence.signed.get(claimed or "")
+    is_misnamed = signed is not None and loaded["version"] != signed.version
+    return claimed != evidence.running or is_misnamed
 
 
 def _leaks(evidence: Evidence) -> bool:
@@ -164,7 +166,7 @@ def _leftovers(folder: Path) -> Iterator[str]:
     """Yield the temporary files of an atomic write that nobody finished."""
     for place, folders, files in os.walk(folder):
         names = (name for name in (*folders, *files) if name[0] == "." and name != ".boot")
-        yield from (os.path.join(place, name) for name in names)
+        yield from (f"{place}/{name}" for name in names)
 
 
 def _is_whole(folder: Path, name: str, signed: Mapping[str, Signed]) -> bool:
@@ -176,7 +178,7 @@ def _is_whole(folder: Path, name: str, signed: Mapping[str, Signed]) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _sha256(path: Path) -> str:

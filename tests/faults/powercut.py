@@ -182,6 +182,7 @@ ROW: Final = Row(
     fault="power cut on a real ext4 (loop device, FS_IOC_SHUTDOWN) while a real agent installs",
     points=points,
     open=opened,
+    jobs=1,
     sample=2,
     lacks=lacks,
 )

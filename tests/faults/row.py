@@ -50,6 +50,7 @@ class Row:
         points: All points in a stable order; a name says enough to repeat it.
         open: Sets up in an empty folder what all points share, and yields what tries one.
         sample: How many points, spread evenly, ``make test`` tries.
+        jobs: How many processes may try its points beside each other.
         lacks: Says what is missing to run this row here, or nothing.
     """
 
@@ -59,4 +60,5 @@ class Row:
     points: Callable[[], Iterable[str]]
     open: Callable[[Path], AbstractContextManager[Callable[[str], Outcome]]]
     sample: int
+    jobs: int = 16
     lacks: Callable[[], str] = lambda: ""

@@ -26,6 +26,8 @@ from tests.faults.disk import Entry, PowerCut, SimulatedDisk, Tree, read_tree
 from tests.faults.oracle import Signed
 from tests.faults.scenario import (
     DAMAGED,
+    FORGED,
+    INCOMPLETE,
     NEW,
     NEWEST,
     NOTHING_ELSE,
@@ -229,7 +231,13 @@ def _offers(yard: Yard, releases: Mapping[str, Release]) -> Mapping[str, bytes]:
     damaged = yard.offer(NEW, rollout="damaged")
     for name, text in damaged.director.items():
         damaged.director[name] = text.replace('"sig":"', '"sig":"00')
-    return {**offers, WITHDRAWN: b"", DAMAGED: encode_offer(damaged)}
+    offers[DAMAGED] = encode_offer(damaged)
+    bare = yard.offer(NEW, rollout="bare")
+    offers[INCOMPLETE] = encode_offer(msgspec.structs.replace(bare, documents={}))
+    forged = {name: text.replace('"limits"', '"limitS"') for name, text in bare.documents.items()}
+    offers[FORGED] = encode_offer(msgspec.structs.replace(bare, documents=forged))
+    offers[WITHDRAWN] = b""
+    return offers
 
 
 def _signed(yard: Yard) -> Mapping[str, Signed]:

@@ -154,12 +154,12 @@ class Inferring:
         digest = f"sha256:{wanted}"
         try:
             # What the agent answers to ``current``, and what opening it checks.
-            read_variant(self._store.release(digest).folder)
+            release = self._store.release(digest)
+            read_variant(release.folder)
         except AsdicError as error:
             self._failed = HealthCall(manifest=digest, errors=1, reason=str(error))
             return
-        version = self._releases[digest].version if digest in self._releases else "?"
-        self._loaded = Loaded(manifest=digest, version=version, pid=1, inferences=0)
+        self._loaded = Loaded(manifest=digest, version=release.version, pid=1, inferences=0)
         self._infer(self._loaded)
 
     def _infer(self, loaded: Loaded) -> None:
