@@ -11,15 +11,10 @@ forbidden was seen.
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import random
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -29,25 +24,13 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.faults import bad_disk, clock, clones, control, flips, kill, link, powercut, stops
+from tests.faults.pool import outcomes_of
 from tests.faults.results import Results
-from tests.faults.row import Outcome, Row
+from tests.faults.row import Row
+from tests.faults.rows import BY_NAME, CONTROL, ROWS
 from tests.faults.table import Line, page_of, table_of
 
-ROWS: Final = (
-    stops.ONE,
-    stops.TWO,
-    stops.FIVE,
-    bad_disk.ROW,
-    kill.ROW,
-    link.ROW,
-    flips.ROW,
-    clock.ROW,
-    powercut.ROW,
-    clones.ROW,
-)
-CONTROL: Final = control.ROW
-BY_NAME: Final = MappingProxyType({row.name: row for row in (*ROWS, CONTROL)})
+WIDTH: Final = 140
 UNITS_S: Final = MappingProxyType({"s": 1, "m": 60, "h": 3600})
 PAGE_BEGINS: Final = "<!-- make faults writes from here -->"
 PAGE_ENDS: Final = "<!-- to here -->"
@@ -112,52 +95,11 @@ def _try_all(lines: Sequence[Line], results: Results, *, jobs: int, until: float
         for number, line in enumerate(lines):
             share = (until - time.monotonic()) / (len(lines) - number)
             task = progress.add_task(line.row.name, total=line.points, completed=len(line.outcomes))
-            for outcome in _outcomes(line, results, jobs=jobs, seconds=share):
+            known = results.of(line.row.name)
+            points = [one for one in line.row.points() if one not in known]
+            for outcome in outcomes_of(line.row, points, jobs=jobs, seconds=share):
                 results.add(line.row.name, outcome)
                 progress.advance(task)
-
-
-def _outcomes(line: Line, results: Results, *, jobs: int, seconds: float) -> Iterator[Outcome]:
-    """Yield the outcomes of a row's points that are not known, as they come."""
-    known = results.of(line.row.name)
-    points = [one for one in line.row.points() if one not in known]
-    # So that a row which is cut short has still been tried all over.
-    random.Random(line.row.name).shuffle(points)  # noqa: S311
-    jobs = min(jobs, line.row.jobs, len(points))
-    if not points or seconds <= 0:
-        return
-    until = time.monotonic() + seconds
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_open, initargs=(line.row.name,)
-    ) as pool:
-        running = {pool.submit(_try, one) for one in points[: 2 * jobs]}
-        rest = points[2 * jobs :]
-        while running:
-            done, running = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for one in done:
-                if rest and time.monotonic() < until:
-                    running.add(pool.submit(_try, rest.pop(0)))
-                yield one.result()
-
-
-_opened: Callable[[str], Outcome] | None = None
-_stack = ExitStack()
-
-
-def _open(name: str) -> None:
-    """Set a row up in this process, once, for all points that it will try."""
-    global _opened  # noqa: PLW0603 - a pool's process has no other place for it
-    folder = _stack.enter_context(tempfile.TemporaryDirectory(prefix=f"asdic-{name}-"))
-    _opened = _stack.enter_context(BY_NAME[name].open(Path(folder)))
-    multiprocessing.util.Finalize(None, _stack.close, exitpriority=100)
-
-
-def _try(point: str) -> Outcome:
-    assert _opened is not None
-    return _opened(point)
 
 
 def _show(lines: Sequence[Line], *, as_json: bool) -> None:
@@ -169,6 +111,7 @@ def _show(lines: Sequence[Line], *, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
         return
     console = Console()
+    console.width = max(console.width, WIDTH)
     console.print(table_of(lines))
     for line in lines:
         for one in line.findings:

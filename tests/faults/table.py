@@ -60,10 +60,11 @@ class Line:
 def table_of(lines: Sequence[Line]) -> Table:
     """Return the table for a terminal."""
     table = Table(title="Faults", title_justify="left")
-    for name in ("#", "fault", "points", "faults", "runs", "ends", *(f.value for f in Forbidden)):
+    for name in ("#", "row", "points", "faults", "runs", "ends", *(f.value for f in Forbidden)):
         table.add_column(name, overflow="fold")
     for line in lines:
-        table.add_row(*_cells(line))
+        number, _, *rest = _cells(line)
+        table.add_row(number, line.row.name, *rest)
     return table
 
 
