@@ -62,3 +62,9 @@ class Row:
     sample: int
     jobs: int = 16
     lacks: Callable[[], str] = lambda: ""
+
+
+def sample_of(row: Row) -> list[str]:
+    """Return as many points as a row's sample has, spread evenly over all of them."""
+    points = list(row.points())
+    return [points[(2 * nth + 1) * len(points) // (2 * row.sample)] for nth in range(row.sample)]

@@ -15,7 +15,7 @@ from tests.faults.scenario import STORIES
 from tests.faults.stage import Stage, stage_in
 from tests.faults.world import Memory
 
-PARTS: Final = 16
+PARTS: Final = 32
 SEEDS: Final = 10_000
 SEEDS_A_POINT: Final = 100
 STOPS: Final = 5
@@ -137,7 +137,7 @@ TWO: Final = Row(
     fault="a second stop at every operation of the recovery",
     points=_parts,
     open=two_stops,
-    sample=3,
+    sample=2,
 )
 FIVE: Final = Row(
     name="five-stops",
