@@ -15,6 +15,7 @@ VERBS: Final = MappingProxyType(
         "enrol": "asdic.cli.agent_enrol:enrol",
         "run": "asdic.cli.agent_run:run",
         "install": "asdic.cli.agent_install:install",
+        "rollback": "asdic.cli.agent_rollback:rollback",
         "status": "asdic.cli.agent_status:status",
         "doctor": "asdic.cli.agent_doctor:doctor",
         "bench": "asdic.cli.agent_bench:bench",
@@ -34,6 +35,7 @@ def agent() -> None:
       asdic-agent status --state box1
       asdic-agent doctor --state box1
       asdic-agent install /media/usb/releases --state box1
+      asdic-agent rollback --state box1
     """
 
 

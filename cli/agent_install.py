@@ -19,8 +19,11 @@ from asdic.cli.device import (
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @state_option
+@click.option("--now", is_flag=True, help="Also while an exam is in progress.")
 @runner_options
-def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
+def install(
+    *, folder: Path, state: Path, now: bool, frames: Path | None, fps: float, no_runner: bool
+) -> None:
     """Install the release that FOLDER holds for this box: the same checks, no network.
 
     FOLDER is what `asdic export` wrote, on a USB stick for instance. It ends when the release is
@@ -29,6 +32,7 @@ def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runne
     \b
     Examples:
       asdic-agent install /media/usb/releases --state box1
+      asdic-agent install /media/usb/releases --state box1 --now
     """
     from asdic.device.agent import Agent, locked
     from asdic.device.config import read_config
@@ -52,6 +56,7 @@ def install(folder: Path, state: Path, frames: Path | None, fps: float, no_runne
             storage=Storage(),
             supervisor=supervisor,
             again=True,
+            now=now,
         )
         installation = Installation(agent.update)
         agent.run(lambda: is_stopped() or installation.is_over())

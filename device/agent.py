@@ -48,6 +48,10 @@ ARRIVALS_A_TICK: Final = 32
 log = logging.getLogger("asdic.agent")
 
 
+class FolderInUseError(ConfigError):
+    """An agent works on the state folder."""
+
+
 class Agent:
     """One device's agent. Who calls it holds the folder's lock (``locked``).
 
@@ -199,7 +203,7 @@ def locked(state: StateFolder) -> Iterator[None]:
     """Hold the state folder for one agent; a killed one lets go of it.
 
     Raises:
-        ConfigError: Another one works on it.
+        FolderInUseError: Another one works on it.
     """
     descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -213,4 +217,4 @@ def _lock(descriptor: int, state: StateFolder) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConfigError(f"an agent already works on {state.path}; stop it first") from error
+        raise FolderInUseError(f"an agent already works on {state.path}; stop it first") from error
