@@ -45,14 +45,18 @@ class Requests:
         self._state = state
         self._update = update
         self._storage = storage
+        # Who asked the agent before this one was told that nobody answered.
+        storage.remove(state.order)
 
     def tick(self) -> None:
         """Do what was asked for, once: the request is gone before it is done."""
         path = self._state.order
         if not path.exists():
             return
-        data = read_bounded(path, FILE_LIMIT_BYTES)
-        self._storage.remove(path)
+        try:
+            data = read_bounded(path, FILE_LIMIT_BYTES)
+        finally:
+            self._storage.remove(path)
         request = parse_json(data, GoBack, what=str(path))
         refusal = ""
         try:

@@ -139,13 +139,22 @@ def journal_back(
     """Return the journal of the way back from the committed release.
 
     ``is_wanted_again``: forget that it was committed, so that its offer may bring it once more.
+    Otherwise its rollout counts as failed, so that no new copy of its offer brings it.
     """
     kept = tuple(
-        ended for ended in before.finished if not is_wanted_again or ended.manifest != current
+        _given_up(ended) if ended.manifest == current else ended
+        for ended in before.finished
+        if not is_wanted_again or ended.manifest != current
     )
     return Journal(
         manifest=current, version=version, previous=previous, refusal=refusal, finished=kept
     )
+
+
+def _given_up(ended: Finished) -> Finished:
+    if ended.state is not UpdateState.COMMITTED:
+        return ended
+    return msgspec.structs.replace(ended, state=UpdateState.FAILED, was_tried=False)
 
 
 def with_finished(journal: Journal) -> Journal:

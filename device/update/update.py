@@ -190,6 +190,7 @@ class Update:
         Raises:
             InstallError: There is none, or another update is in hand.
         """
+        self._settle()
         current, previous = (self.store.pointer(p) for p in (Pointer.CURRENT, Pointer.PREVIOUS))
         if now and self._is_held_back():
             self._go(self._work.turn(UpdateEvent.RESTARTED, by_person=True))
@@ -204,6 +205,11 @@ class Update:
         else:
             journal = self._work.journal_back(current, refusal, is_wanted_again=False)
         self._go(Turn(UpdateEvent.SENT_BACK, msgspec.structs.replace(journal, by_person=now)))
+
+    def _settle(self) -> None:
+        """Clean up after the last update first: it may have closed the way back."""
+        if self.is_final and not self.is_settled:
+            STEPS[self.journal.state](self._work)
 
     def _is_held_back(self) -> bool:
         """Return whether the way back waits for the end of an exam."""
