@@ -16,10 +16,11 @@ from types import MappingProxyType
 from typing import Final
 
 from tests.faults.disk import SimulatedDisk
-from tests.faults.explore import BUGS, Explorer, Played, outcome_of, quiet
+from tests.faults.explore import BUGS, Explorer, Played, outcome_of
 from tests.faults.row import Forbidden, Outcome, Row
 from tests.faults.scenario import STORIES
 from tests.faults.stops import explorers_in
+from tests.faults.world import quiet
 
 PATIENCE_TICKS: Final = 60
 GROWING: Final = frozenset({"create", "write", "link", "symlink", "make_folder", "rename"})

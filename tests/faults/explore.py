@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,7 +14,7 @@ from tests.faults.oracle import Evidence, forbidden_in
 from tests.faults.row import Forbidden, Outcome
 from tests.faults.scenario import Scenario
 from tests.faults.stage import Stage
-from tests.faults.world import CONFIG, Memory, World
+from tests.faults.world import CONFIG, Memory, World, quiet
 
 SELF_STOPS_LIMIT: Final = 3
 """So often a device is started again whose code has stopped itself."""
@@ -166,16 +164,6 @@ def outcome_of(point: str, played: list[Played], *, runs: int, cases: int) -> Ou
         runs=runs,
         cases=cases,
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the device's warnings about what is done to it here off the screen."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _key(stop: Stop) -> int:

@@ -42,7 +42,7 @@ from tests.faults.scenario import (
     WORN,
     Scenario,
 )
-from tests.faults.world import CONFIG, Memory, Release, Shore, World, remembered_signatures
+from tests.faults.world import CONFIG, Memory, Release, Shore, World, quiet, remembered_signatures
 from tests.support.yard import JETSON, Yard
 
 Way: TypeAlias = Callable[[World, UpdateState], None]
@@ -117,7 +117,8 @@ class Stage:
         if way is not None:
             world.entered = lambda state: way(world, state)
         try:
-            world.run()
+            with quiet():
+                world.run()
         except PowerCut:
             return next(disk.trees("strict"))
         if until is not None:

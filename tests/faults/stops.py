@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.disk import MODELS, PowerCut, SimulatedDisk, Tree
-from tests.faults.explore import BUGS, Explorer, Played, outcome_of, quiet
+from tests.faults.explore import BUGS, Explorer, Played, outcome_of
 from tests.faults.row import Outcome, Row
 from tests.faults.scenario import STORIES
 from tests.faults.stage import Stage, stage_in
-from tests.faults.world import Memory
+from tests.faults.world import Memory, quiet
 
 PARTS: Final = 32
 SEEDS: Final = 10_000

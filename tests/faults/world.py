@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ from tests.faults.disk import SimulatedDisk
 from tests.support.yard import JETSON
 
 TICK_S: Final = 1.0
+BOOTED_S: Final = 1000.0
 TICKS_LIMIT: Final = 900
 DEVICE: Final = "box1"
 CONFIG: Final = AgentConfig(
@@ -292,7 +294,7 @@ class World:
         self.memory = memory
         self.config = config
         self.clock_off = clock_off
-        self.seconds = 1000.0
+        self.seconds = BOOTED_S
         self.trials_pass = True
         self.trials_hang = False
         self.entered: Callable[[UpdateState], None] = lambda _state: None
@@ -459,3 +461,13 @@ def remembered_signatures() -> Iterator[None]:
         yield
     finally:
         trusted.verify_offer = true
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the device's warnings about what is done to it here off the screen."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
