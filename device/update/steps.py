@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from asdic.contract.errors import AsdicError, DigestError, InstallError
+from asdic.contract.errors import (
+    AsdicError,
+    ConfigError,
+    DigestError,
+    InstallError,
+    ReleaseError,
+)
 from asdic.contract.files import read_bounded
 from asdic.contract.messages import Refusal, UpdateState
 from asdic.contract.release import TARGET_NAME, Manifest, digest_of, parse_manifest, variant_of
@@ -120,6 +126,9 @@ def _document(offer: Offer, digest: str) -> bytes:
 def _fetching(work: Work) -> Turn | None:
     visit = work.visit
     if visit.download is None:
+        # What an offer brought that this one took the place of goes first: one download at a time.
+        work.store.point(Pointer.CANDIDATE, None)
+        work.store.collect(keep=frozenset({work.digest}))
         missing = work.store.missing(work.manifest)
         visit.download = Download(missing, work.store, work.storage, work.source, clock=work.clock)
         visit.download.start()
@@ -242,14 +251,19 @@ def _rolling_back(work: Work) -> Turn | None:
 
 
 def _intact(work: Work, digest: str | None) -> str | None:
-    """Return ``digest`` if every byte of that release is as it was signed."""
+    """Return ``digest`` unless a byte of that release is other than it was signed.
+
+    What cannot be read now may be read by the program in a moment, and is no reason to lose it.
+    """
     if digest is None:
         return None
     try:
         work.store.check(digest)
-    except (AsdicError, OSError) as error:
+    except ReleaseError as error:
         log.error("the release to go back to is lost: %s", error)  # noqa: TRY400 - one line
         return None
+    except (ConfigError, OSError) as error:
+        log.warning("the release to go back to cannot be checked: %s", error)
     return digest
 
 

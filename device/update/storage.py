@@ -56,7 +56,7 @@ class Storage:
         self._disk.write(path, offset, data)
 
     def sync(self, path: Path) -> None:
-        """Make the content of ``path`` durable; its name is, once another file is written beside it.
+        """Make the content of ``path`` durable; its name is with the next file in that folder.
 
         Raises:
             OSError: The disk lost it. A second call may say otherwise and be wrong, for the
@@ -73,7 +73,7 @@ class Storage:
         self._disk.sync_folder(destination.parent)
 
     def sync_folder(self, path: Path) -> None:
-        """Make the names in ``path`` durable, where an operation may have failed just before that."""
+        """Make the names in ``path`` durable, where an operation may have failed before it did."""
         self._disk.sync_folder(path)
 
     def make_folder(self, path: Path) -> None:

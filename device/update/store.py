@@ -293,9 +293,13 @@ class Store:
         self._storage.make_folder(self.machine_path(digest).parent)
         self._storage.write(self.machine_path(digest), canonical_json(machine))
 
-    def collect(self) -> None:
-        """Remove all that no pointer needs. Call it when no update is in hand."""
-        named = {self.pointer(name) for name in Pointer}
+    def collect(self, *, keep: frozenset[str] = frozenset()) -> None:
+        """Remove all that no pointer and none of the releases ``keep`` needs.
+
+        What was fetched in part stays for ``keep`` alone.
+        """
+        named = {self.pointer(name) for name in Pointer} | keep
+        wanted = {name for digest in keep for name in self._blobs_of(digest)}
         releases = {digest for digest in named if digest is not None}
         blobs = {name for digest in releases for name in self._blobs_of(digest)}
         for path in (*self._releases.iterdir(), *self._gated.iterdir()):
@@ -305,7 +309,8 @@ class Store:
             if path.name not in blobs:
                 self._storage.remove(path)
         for path in self._partial.iterdir():
-            self._storage.remove(path)
+            if path.name.removesuffix(".map") not in wanted:
+                self._storage.remove(path)
         self._storage.sweep(self._schema_path.parent)
         for digest in releases:
             self._storage.sweep(self.machine_path(digest).parent)

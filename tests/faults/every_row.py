@@ -156,6 +156,8 @@ EVERY_ROW: Final = (
            prepare=_trials_hang, script={_S.GATING: _publish(WITHDRAWN)}),
     _story("newer-deferred", "on-1.0.0", NEWEST, _S.COMMITTED, offer=NEW,
            script={_S.FETCHING: _busy, _S.DEFERRED: _both(_publish(NEWEST), _free)}),
+    _story("newer-beside-two", "on-1.1.0", NEW, _S.FAILED, offer=NEWEST,
+           script={_S.FETCHING: _busy, _S.DEFERRED: _both(_publish(BAD), _free)}),
     _story("withdrawn-deferred", "on-1.0.0", OLD, _S.IDLE, offer=NEW,
            script={_S.FETCHING: _busy, _S.DEFERRED: _both(_publish(WITHDRAWN), _free)}),
     _story("after-refused", "on-1.0.0", NEW, _S.COMMITTED, offer=DAMAGED,

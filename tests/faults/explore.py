@@ -129,6 +129,7 @@ class Explorer:
             ran=world.memory.ran,
             gated=world.memory.gated,
             has_lost_it=self.scenario.keeps and world.memory.has_lost_it,
+            most_bytes=world.memory.most_bytes,
             reports=world.memory.reports,
         )
         forbidden = forbidden_in(evidence)

@@ -23,11 +23,15 @@ ENDED = frozenset({"idle", "committed", "failed", "rejected"})
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """A release as the yard signed it: its files' sha256 by name; whether the gate may pass it."""
+    """A release as the yard signed it: its files' sha256 by name, and whether the gate may pass it.
+
+    ``size_bytes`` is what all its blobs take.
+    """
 
     version: str
     security_counter: int
     files: Mapping[str, str]
+    size_bytes: int = 0
     is_good: bool = True
 
 
@@ -41,6 +45,7 @@ class Evidence:
         running: The manifest (hex) that the program really has loaded, or None.
         ran: The manifests of all inferences made on the way, in order.
         gated: The manifests of which a trial ended well.
+        most_bytes: How much the store has held at most.
         has_lost_it: Whether it was found with less than what it had said that it has committed.
         reports: What the device said, oldest first, as decoded JSON.
     """
@@ -51,6 +56,7 @@ class Evidence:
     ran: Sequence[str] = ()
     gated: Set[str] | None = None
     has_lost_it: bool = False
+    most_bytes: int = 0
     reports: Sequence[Mapping[str, Any]] = ()
 
 
@@ -147,7 +153,7 @@ def _has_lied(evidence: Evidence) -> bool:
 
 
 def _leaks(evidence: Evidence) -> bool:
-    """Something lies on the disk that no pointer needs."""
+    """Something lies on the disk that no pointer needs, or there was more than may ever be."""
     folder = evidence.folder
     named = {name for name in (pointer(folder, one) for one in POINTERS) if name is not None}
     blobs = set(named)
@@ -159,7 +165,14 @@ def _leaks(evidence: Evidence) -> bool:
         or set(_names(folder / "store" / "blobs")) - blobs
         or _names(folder / "store" / "partial")
         or list(_leftovers(folder))
+        or evidence.most_bytes > _most_bytes(evidence.signed)
     )
+
+
+def _most_bytes(signed: Mapping[str, Signed]) -> int:
+    """Return what two releases and one download take, with room for documents and bitmaps."""
+    sizes = sorted(release.size_bytes for release in signed.values())
+    return sum(sizes[-3:]) + (64 << 10)
 
 
 def _leftovers(folder: Path) -> Iterator[str]:

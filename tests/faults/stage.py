@@ -253,6 +253,7 @@ def _signed(yard: Yard) -> Mapping[str, Signed]:
             version=version,
             security_counter=int(says.get("security_counter", 1)),
             files=files,
+            size_bytes=sum(blob.size for blob in manifest.blobs),
             is_good=bool(says.get("passes_gate", True)),
         )
     return signed

@@ -76,7 +76,8 @@ class Memory:
 
     ``retained`` is the offer at the broker, None where there never was one; ``done`` the states
     whose part of the scenario has been played; ``committed`` the last version of which the device
-    has said so, and ``has_lost_it`` whether it was found with an older one or none after that.
+    has said so, and ``has_lost_it`` whether it was found with an older one or none after that;
+    ``most_bytes`` is how much its store has held at most.
     """
 
     retained: bytes | None = None
@@ -86,6 +87,7 @@ class Memory:
     gated: set[str] = field(default_factory=set)
     committed: str = ""
     has_lost_it: bool = False
+    most_bytes: int = 0
     boots: int = 0
 
     def copy(self) -> Memory:
@@ -98,6 +100,7 @@ class Memory:
             gated=set(self.gated),
             committed=self.committed,
             has_lost_it=self.has_lost_it,
+            most_bytes=self.most_bytes,
             boots=self.boots,
         )
 
@@ -407,6 +410,8 @@ class World:
         version = running.version if running is not None else ""
         if version < self.memory.committed and not self.program.is_deaf:
             self.memory.has_lost_it = True
+        held = sum(path.stat().st_size for path in self.state.path.glob("store/[bp]*/*"))
+        self.memory.most_bytes = max(self.memory.most_bytes, held)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
