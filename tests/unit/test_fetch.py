@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from asdic.contract.errors import InstallError
 from asdic.contract.messages import CHUNK_BYTES, REPAIR_AFTER_S, Missing, Progress
 from asdic.contract.release import FILE_TYPE, Descriptor, digest_of, hex_of
+from asdic.device.update.disk import RealDisk, Space
 from asdic.device.update.fetch import Download, PartialBlob, check_space
-from asdic.device.update.disk import Space
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Store
 
@@ -45,6 +46,13 @@ class FullDisk(Storage):
 
     def space(self, folder: Path) -> Space:  # noqa: ARG002
         return Space(bytes=17 << 20, files=1 << 20)
+
+
+class FewFiles(Storage):
+    """A disk with room, but for hardly any file."""
+
+    def space(self, folder: Path) -> Space:  # noqa: ARG002
+        return Space(bytes=1 << 40, files=10)
 
 
 class Clock:
@@ -215,6 +223,35 @@ def test_a_release_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path) -> N
     storage = FullDisk()
     with pytest.raises(InstallError, match="needs 18 MiB on the disk, 17 MiB are free"):
         check_space(Store(tmp_path, storage).prepare(), storage, [descriptor()])
+
+
+def test_a_release_of_more_files_than_the_disk_takes_is_refused(tmp_path: Path) -> None:
+    storage = FewFiles()
+    with pytest.raises(InstallError, match="needs 67 files on the disk, 10 are free"):
+        check_space(Store(tmp_path, storage).prepare(), storage, [descriptor()])
+
+
+class ForgetfulDisk(RealDisk):
+    """A disk that fails to write what it was given, once."""
+
+    fails = True
+
+    def sync(self, path: Path) -> None:
+        if self.fails:
+            self.fails = False
+            raise OSError(errno.EIO, "lost")
+        super().sync(path)
+
+
+def test_chunks_that_the_disk_lost_are_fetched_again(tmp_path: Path) -> None:
+    storage = Storage(ForgetfulDisk())
+    store = Store(tmp_path, Storage()).prepare()
+    blob = PartialBlob(descriptor(), store, storage)
+    blob.take(0, chunk(0))
+    with pytest.raises(OSError, match="lost"):
+        blob.sync()
+    assert blob.have == 0
+    assert not store.partial_path(descriptor().digest).exists()
 
 
 def test_what_was_fetched_needs_no_space_again(tmp_path: Path) -> None:
