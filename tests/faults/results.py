@@ -15,7 +15,7 @@ import msgspec
 from tests.faults.row import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("device", "contract", "tests/faults", "tests/support")
+CODE = ("device", "contract", "tests/faults")
 
 
 class Results:
