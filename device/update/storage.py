@@ -111,6 +111,7 @@ class Storage:
         if doomed != path:
             self._empty_out(doomed)
             self._disk.rename(path, doomed)
+            self._disk.sync_folder(doomed.parent)
         self._empty_out(doomed)
         self._disk.sync_folder(path.parent)
 

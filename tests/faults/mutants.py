@@ -20,7 +20,7 @@ from tests.faults.bad_disk import FAULTS, with_fault
 from tests.faults.every_row import EVERY_ROW
 from tests.faults.explore import Explorer, Played
 from tests.faults.flips import TEMPLATES, some_flips
-from tests.faults.operations import fleeting
+from tests.faults.operations import fleeting, halved
 from tests.faults.row import Forbidden
 from tests.faults.scenario import NEW, STORIES, Scenario
 from tests.faults.stage import Stage, stage_in
@@ -116,6 +116,7 @@ class Court:
         for name in STOPPED:
             yield f"row 1, {name}", lambda name=name: self._any_bad(self._stops(name))  # type: ignore[misc]
         yield "row 4, fsync fails once", lambda: self._any_bad(self._bad_disks())
+        yield "row 1, in an operation", lambda: bool(list(halved(self._stage.folder)))
 
     def _ends_wrong(self, scenario: Scenario) -> bool:
         worlds: list[World] = []
