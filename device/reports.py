@@ -127,22 +127,22 @@ def _news(journal: Journal, program: Program) -> tuple[object, ...]:
 def _read_number(state: StateFolder) -> int:
     """Return the number of the last report; no number is ever used for two.
 
-    The number is written before its report, so where it is damaged the last report's is at most
-    one behind.
+    The number is written before its report, so where it is lost the last report's is at most one
+    behind.
 
     Raises:
         ConfigError: Both the number and the last report are damaged.
     """
     path = state.report_number
+    last = read_last_report(state)
     if not path.exists():
-        return 0
+        return last.number + 1 if last is not None else 0
     data = read_bounded(path, NUMBER_LIMIT_BYTES)
     if data.isdigit():  # schema 1
         return int(data)
     try:
         return parse_json(unseal_line(data, what=str(path)), _Number, what=str(path)).number
     except ConfigError as error:
-        last = read_last_report(state)
         if last is not None:
             return last.number + 1
         raise ConfigError(

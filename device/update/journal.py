@@ -124,7 +124,9 @@ def journal_again(before: Journal, current: str, version: str | None) -> Journal
     """
     if before.state is not UpdateState.COMMITTED or before.manifest != current:
         return Journal(manifest=current, version=version, finished=before.finished)
-    return msgspec.structs.replace(before, gate=None, previous=None, refusal=None, restarts=0)
+    return msgspec.structs.replace(
+        before, gate=None, previous=None, refusal=None, restarts=0, by_person=False
+    )
 
 
 def journal_back(

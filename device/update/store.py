@@ -88,9 +88,10 @@ class Store:
         Raises:
             NewerSchemaError: A newer agent made it.
         """
+        schema = self._schema()
         for path in (self._blobs, self._releases, self._partial, self._gated):
             self._storage.make_folder(path)
-        if self._schema() != SCHEMA:
+        if schema != SCHEMA:
             self._storage.write(self._schema_path, seal(_Schema(schema=SCHEMA)))
         return self
 

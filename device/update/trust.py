@@ -128,6 +128,19 @@ class TrustFolder:
             floor=self._floor(memory),
         )
 
+    def check_schema(self) -> None:
+        """Look whether this agent may work with it; ``read`` says what is lost.
+
+        Raises:
+            NewerSchemaError: A newer agent wrote it.
+        """
+        try:
+            self._floor(self._memory())
+        except NewerSchemaError:
+            raise
+        except ConfigError:
+            return
+
     def write(self, trust: Trust) -> None:
         """Make ``trust`` durable: the floor first, then the copies."""
         self._storage.write(self.folder / FLOOR_FILE, seal(trust.floor))
@@ -155,11 +168,11 @@ class TrustFolder:
     def bootstrap(self, *, image_root: str, director_root: str) -> None:
         """Store the roots that enrolment brought, and an empty floor where there is none.
 
-        An existing floor is kept: enrolling again does not make a device forget.
+        An existing floor is kept, or its copy: enrolling again does not make a device forget.
         """
         self._storage.make_folder(self.folder)
         if not (self.folder / FLOOR_FILE).exists():
-            self._storage.write(self.folder / FLOOR_FILE, seal(Floor()))
+            self._storage.write(self.folder / FLOOR_FILE, seal(self._memory().floor or Floor()))
         for name, root in (("image", image_root), ("director", director_root)):
             self._storage.write(self.folder / f"{name}-root.json", seal_line(root.encode()))
 

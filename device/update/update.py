@@ -94,12 +94,13 @@ class Update:
         self._is_urgent = False
         self._is_healed = False
         self._is_foreign = False
+        self._trust = TrustFolder(state.trust, storage)
         self._work = Work(
             state=state,
             config=config,
             storage=storage,
             store=self.store,
-            trust=TrustFolder(state.trust, storage),
+            trust=self._trust,
             source=source,
             program=program,
             crashes=crashes,
@@ -117,6 +118,7 @@ class Update:
         """
         try:
             journal = self._journal_file.read_or_recover(self.store.pointers())
+            self._trust.check_schema()
             self.store.prepare()
         except NewerSchemaError as error:
             log.error("%s", error)  # noqa: TRY400 - one line says it all
@@ -190,12 +192,14 @@ class Update:
         Raises:
             InstallError: There is none, or another update is in hand.
         """
+        if self._is_foreign and self.journal.refusal is not None:
+            raise InstallError(self.journal.refusal.message)
         self._settle()
         current, previous = (self.store.pointer(p) for p in (Pointer.CURRENT, Pointer.PREVIOUS))
         if now and self._is_held_back():
             self._go(self._work.turn(UpdateEvent.RESTARTED, by_person=True))
             return
-        if (self.journal.state, UpdateEvent.SENT_BACK) not in TRANSITIONS or self._is_foreign:
+        if (self.journal.state, UpdateEvent.SENT_BACK) not in TRANSITIONS:
             raise InstallError(f"the update is {self.journal.state.value}; wait until it has ended")
         if current is None or previous in {None, current}:
             raise InstallError("there is no earlier release on this box that it may go back to")
