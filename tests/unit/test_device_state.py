@@ -31,9 +31,16 @@ from asdic.device.config import (
 from asdic.device.identity import make_key, read_key
 from asdic.device.reports import Reporter, read_last_report
 from asdic.device.update.gate import judge
-from asdic.device.update.journal import Finished, Journal, JournalFile, with_finished
+from asdic.device.update.journal import (
+    Finished,
+    Journal,
+    JournalFile,
+    journal_again,
+    with_finished,
+)
 from asdic.device.update.machine import SYSTEM_FILES, Machine, system_fingerprint
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
+from asdic.device.update.sealed import seal_line
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointers, Store
 from asdic.device.update.trial import Measured
@@ -157,6 +164,11 @@ def test_the_list_of_finished_updates_stays_short() -> None:
     )
 
 
+def test_a_person_overrides_the_exam_of_this_update_and_of_no_later_gate() -> None:
+    done = Journal(state=UpdateState.COMMITTED, manifest="m", version="1", by_person=True)
+    assert journal_again(done, "m", "1") == msgspec.structs.replace(done, by_person=False)
+
+
 @pytest.fixture
 def sent() -> list[bytes]:
     return []
@@ -200,6 +212,39 @@ def test_a_damaged_number_is_no_new_beginning(state: StateFolder, sent: list[byt
     state.last_report.unlink()
     with pytest.raises(ConfigError, match="number is damaged"):
         reporter(state, sent)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b'{"schema":2,"number":9}\n' + 64 * b"0"])
+def test_a_damaged_number_goes_on_after_that_of_the_last_report(
+    state: StateFolder, sent: list[bytes], damage: bytes
+) -> None:
+    reporter(state, sent).report(Journal(), Program())
+    state.report_number.write_bytes(damage)
+    reporter(state, sent).report(Journal(), Program())
+    assert [opened(state, envelope).number for envelope in sent] == [1, 3]
+
+
+def test_a_lost_number_goes_on_after_that_of_the_last_report(
+    state: StateFolder, sent: list[bytes]
+) -> None:
+    reporter(state, sent).report(Journal(), Program())
+    state.report_number.unlink()
+    reporter(state, sent).report(Journal(), Program())
+    assert [opened(state, envelope).number for envelope in sent] == [1, 3]
+
+
+def test_the_number_of_the_first_agents_is_read(state: StateFolder, sent: list[bytes]) -> None:
+    reporter(state, sent)
+    state.report_number.write_bytes(b"41")
+    reporter(state, sent).report(Journal(), Program())
+    assert opened(state, sent[0]).number == 42
+
+
+def test_a_newer_agents_number_is_read(state: StateFolder, sent: list[bytes]) -> None:
+    reporter(state, sent)
+    state.report_number.write_bytes(seal_line(b'{"schema":3,"number":41,"more":true}'))
+    reporter(state, sent).report(Journal(), Program())
+    assert opened(state, sent[0]).number == 42
 
 
 def test_more_inferences_alone_are_no_news(state: StateFolder, sent: list[bytes]) -> None:
