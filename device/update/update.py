@@ -109,6 +109,8 @@ class Update:
             open_trial=open_trial,
             journal=self._open(),
         )
+        if not self._is_foreign:
+            storage.keep_reserve(state.reserve)
         self._enter()
 
     def _open(self) -> Journal:
