@@ -229,10 +229,10 @@ def _shore(yard: Yard) -> Shore:
 def _offers(yard: Yard, releases: Mapping[str, Release]) -> Mapping[str, bytes]:
     """Return offers by name: a version's first, its second and more, empty and broken ones."""
     offers = {release.version: release.offer for release in releases.values()}
-    for version in (OLD, NEW):
-        offers[f"{version} again"] = encode_offer(yard.offer(version, rollout="again"))
     for number in range(TRIES):
         offers[f"{UNFIT} {number}"] = encode_offer(yard.offer(UNFIT, rollout=f"try-{number}"))
+    for version in (OLD, NEW):
+        offers[f"{version} again"] = encode_offer(yard.offer(version, rollout="again"))
     damaged = yard.offer(NEW, rollout="damaged")
     for name, text in damaged.director.items():
         damaged.director[name] = text.replace('"sig":"', '"sig":"00')
