@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,25 +26,9 @@ NEW = "1.1.0"
 NO_WAY_BACK = "there is no earlier release on this box that it may go back to"
 
 
-@pytest.fixture(scope="module")
-def updated(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of a box that runs the new release, and ran the old one before."""
-    box = Box.make(tmp_path_factory.mktemp("updated") / "box1", roots=yard.roots)
-    for version in (OLD, NEW):
-        done = box.install(yard.stick(version))
-        assert done.returncode == 0, done.stderr
-    return box.state.path
-
-
 @pytest.fixture
-def box(updated: Path, tmp_path: Path) -> Box:
-    shutil.copytree(
-        updated,
-        tmp_path / "box1",
-        symlinks=True,
-        ignore=lambda _folder, names: {name for name in names if name.endswith(".sock")},
-    )
-    return Box(tmp_path / "box1")
+def box(updated_box: Box) -> Box:
+    return updated_box
 
 
 def says(done: subprocess.CompletedProcess[str]) -> str:

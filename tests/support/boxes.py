@@ -23,6 +23,7 @@ from asdic.device.config import (
     write_config,
 )
 from asdic.device.identity import make_key
+from asdic.device.reports import read_last_report
 from asdic.device.status import DeviceStatus, read_status
 from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
@@ -128,7 +129,7 @@ class Box:
         environment: Mapping[str, str] = NO_EXTRA,
     ) -> None:
         """Start ``asdic-agent run`` in the background."""
-        report = self.status.report
+        report = read_last_report(self.state)
         self._reports_before = report.number if report else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
