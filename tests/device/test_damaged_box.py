@@ -81,6 +81,7 @@ def test_an_older_agent_leaves_the_model_running_and_all_else_alone(box: Box, ya
     for report in reports_of(box):
         if report.loaded is not None:
             break
+    assert report.loaded is not None
     assert report.loaded.version == NEW
     assert report.refusal is not None
     assert report.refusal.code == "newer-schema"

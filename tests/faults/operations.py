@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ BEFORE: Final[Tree] = (
     Entry("link", "link", b"a"),
 )
 
-OPERATIONS: Final = MappingProxyType(
+OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
     {
         "write": lambda storage, folder: storage.write(folder / "a" / "file", b"new"),
         "write a new file": lambda storage, folder: storage.write(folder / "b" / "file", b"new"),

@@ -178,7 +178,7 @@ def test_a_disk_that_fails_for_a_moment_is_tried_again(
     stage: Stage, device: Callable[..., World], state: UpdateState, name: str
 ) -> None:
     world = device(stage.template("on-1.0.0"), NEW)
-    failed = []
+    failed: list[Path] = []
 
     def fail(_number: int, _call: str, path: Path) -> None:
         if world.is_in(state) and name in str(path) and len(failed) < 3:
