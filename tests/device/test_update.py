@@ -19,8 +19,8 @@ from asdic.contract.messages import Loaded, Missing, Progress, RuntimeFacts, Upd
 from asdic.contract.release import Descriptor
 from asdic.device.application import HealthCall, Program
 from asdic.device.link import Arrival, ChunkArrived, FolderLink, OfferArrived
-from asdic.device.update.machine import Machine
 from asdic.device.update.disk import Space
+from asdic.device.update.machine import Machine
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer
 from asdic.device.update.update import Update

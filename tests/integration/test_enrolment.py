@@ -19,6 +19,7 @@ from asdic.device.config import AgentConfig, StateFolder, read_config
 from asdic.device.enrolment import enrol
 from asdic.device.identity import read_key
 from asdic.device.update.storage import Storage
+from asdic.device.update.trust import TrustFolder
 
 CLAIM = "what the token hides"
 GRANT = EnrolGrant(
@@ -86,7 +87,8 @@ def test_an_enrolled_box_knows_whom_to_trust_and_where_the_broker_is(tmp_path: P
         config = join(tmp_path / "box1", server)
     assert read_config(StateFolder(tmp_path / "box1")) == config
     assert (config.broker.port, config.tags) == (1883, {"site": 'north "1"'})
-    assert (tmp_path / "box1" / "trust" / "image-root.json").read_bytes() == b"{}"
+    trust = TrustFolder(tmp_path / "box1" / "trust", Storage()).read()
+    assert (trust.image.bootstrap, trust.director.bootstrap) == ("{}", "{}")
 
 
 def test_the_key_is_for_the_box_alone(tmp_path: Path) -> None:
