@@ -120,7 +120,7 @@ class SimulatedDisk(Disk):
 
     def create(self, path: Path, mode: int) -> None:
         """Note an empty file: a new one, or the old one without its content."""
-        with self._call("create", path):
+        with _Call(self, "create", path):
             self._real.create(path, mode)
             folder, name = self._place(path)
             inode = self._inodes[folder].names.get(name)
@@ -131,7 +131,7 @@ class SimulatedDisk(Disk):
 
     def write(self, path: Path, offset: int, data: bytes) -> None:
         """Note the file's new content."""
-        with self._call("write", path):
+        with _Call(self, "write", path):
             self._real.write(path, offset, data)
             folder, name = self._place(path)
             inode = self._inodes[folder].names.get(name)
@@ -142,17 +142,17 @@ class SimulatedDisk(Disk):
 
     def sync(self, path: Path) -> None:
         """Note that a file's content is durable."""
-        with self._call("sync", path):
+        with _Call(self, "sync", path):
             self._settle(self._inode(path))
 
     def sync_folder(self, path: Path) -> None:
         """Note that a folder's names are durable."""
-        with self._call("sync_folder", path):
+        with _Call(self, "sync_folder", path):
             self._settle(self._inode(path))
 
     def rename(self, source: Path, destination: Path) -> None:
         """Note the move: one change in one folder, or two in two of which the second needs both."""
-        with self._call("rename", destination):
+        with _Call(self, "rename", destination):
             self._real.rename(source, destination)
             if source.is_symlink() or source.exists():
                 return  # Two names of one file: rename(2) does nothing.
@@ -166,35 +166,35 @@ class SimulatedDisk(Disk):
 
     def link(self, source: Path, destination: Path) -> None:
         """Note a second name."""
-        with self._call("link", destination):
+        with _Call(self, "link", destination):
             self._real.link(source, destination)
             folder, name = self._place(destination)
             self._name(folder, {name: self._inode(source)})
 
     def symlink(self, path: Path, destination: str) -> None:
         """Note a link; its text is as durable as its name, as on ext4 and its like."""
-        with self._call("symlink", path):
+        with _Call(self, "symlink", path):
             self._real.symlink(path, destination)
             folder, name = self._place(path)
             self._name(folder, {name: self._new("link", destination.encode())})
 
     def unlink(self, path: Path) -> None:
         """Note that a name is gone."""
-        with self._call("unlink", path):
+        with _Call(self, "unlink", path):
             self._real.unlink(path)
             folder, name = self._place(path)
             self._name(folder, {name: None})
 
     def make_folder(self, path: Path) -> None:
         """Note a folder."""
-        with self._call("make_folder", path):
+        with _Call(self, "make_folder", path):
             self._real.make_folder(path)
             folder, name = self._place(path)
             self._name(folder, {name: self._new("folder")})
 
     def remove_folder(self, path: Path) -> None:
         """Note that a folder is gone."""
-        with self._call("remove_folder", path):
+        with _Call(self, "remove_folder", path):
             self._real.remove_folder(path)
             folder, name = self._place(path)
             self._name(folder, {name: None})
@@ -212,9 +212,6 @@ class SimulatedDisk(Disk):
         self._pending = [
             change for change in self._pending if change.inode != inode or change.content is None
         ]
-
-    def _call(self, name: str, path: Path) -> _Call:
-        return _Call(self, name, path)
 
     def _learn(self, tree: Tree) -> None:
         """Take over a tree that is durable."""

@@ -9,12 +9,13 @@ from typing import Final
 
 import msgspec
 
+from tests.faults.around import Memory
 from tests.faults.disk import MODELS, SimulatedDisk, Tree
 from tests.faults.oracle import Evidence, forbidden_in
 from tests.faults.row import Forbidden, Outcome
 from tests.faults.scenario import Scenario
 from tests.faults.stage import Stage
-from tests.faults.world import CONFIG, Memory, World, quiet
+from tests.faults.world import CONFIG, World, quiet
 
 SELF_STOPS_LIMIT: Final = 3
 """So often a device is started again whose code has stopped itself."""

@@ -22,6 +22,7 @@ from asdic.device.update.sealed import seal, unseal_line
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
 from asdic.fleet.director import encode_offer
+from tests.faults.around import Memory, Release, Shore
 from tests.faults.disk import Entry, PowerCut, SimulatedDisk, Tree, read_tree
 from tests.faults.oracle import Signed
 from tests.faults.scenario import (
@@ -42,7 +43,7 @@ from tests.faults.scenario import (
     WORN,
     Scenario,
 )
-from tests.faults.world import CONFIG, Memory, Release, Shore, World, quiet, remembered_signatures
+from tests.faults.world import CONFIG, World, quiet, remembered_signatures
 from tests.support.yard import JETSON, Yard
 
 TRIES: Final = 5

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.faults.around import Memory
 from tests.faults.disk import MODELS, PowerCut, SimulatedDisk, Tree
 from tests.faults.explore import BUGS, Explorer, Played, outcome_of
 from tests.faults.row import Outcome, Row
 from tests.faults.scenario import STORIES
 from tests.faults.stage import Stage, stage_in
-from tests.faults.world import Memory, quiet
+from tests.faults.world import quiet
 
 PARTS: Final = 32
 SEEDS: Final = 10_000

@@ -11,11 +11,12 @@ import pytest
 
 from asdic.contract.messages import UpdateState
 from asdic.device.update.steps import PROBATIONS_LIMIT
+from tests.faults.around import Memory
 from tests.faults.disk import Entry, Hook, SimulatedDisk, Tree, read_tree
 from tests.faults.explore import Explorer
 from tests.faults.scenario import NEW, OLD, ROTTEN, UNFIT, Scenario
 from tests.faults.stage import Stage
-from tests.faults.world import Memory, World, quiet
+from tests.faults.world import World, quiet
 
 _S = UpdateState
 
