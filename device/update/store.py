@@ -13,6 +13,7 @@ opens. Digests here are those of the signed manifest; nothing is stored before i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -92,7 +93,9 @@ class Store:
         for path in (self._blobs, self._releases, self._partial, self._gated):
             self._storage.make_folder(path)
         if schema != SCHEMA:
-            self._storage.write(self._schema_path, seal(_Schema(schema=SCHEMA)))
+            # On a full or broken disk the next start writes it; the model runs meanwhile.
+            with suppress(OSError):
+                self._storage.write(self._schema_path, seal(_Schema(schema=SCHEMA)))
         return self
 
     def _schema(self) -> int:

@@ -179,8 +179,8 @@ class World:
             clock=lambda: self.seconds,
             now=self.now,
         )
-        self.update.resume()
         self._is_started = True
+        self._guarded(self.update.resume)
         if self.memory.retained is not None:
             self.update.take_offer(self.memory.retained)
 
@@ -190,7 +190,8 @@ class World:
         version = running.version if running is not None else ""
         if version < self.memory.committed and not self.program.is_deaf:
             self.memory.has_lost_it = True
-        held = sum(path.stat().st_size for path in self.state.path.glob("store/[bp]*/*"))
+        files = [path.stat() for path in self.state.path.glob("store/[bp]*/*")]
+        held = sum({file.st_ino: file.st_size for file in files}.values())
         self.memory.most_bytes = max(self.memory.most_bytes, held)
 
     def _guarded(self, work: Callable[[], None]) -> None:

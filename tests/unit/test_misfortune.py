@@ -14,7 +14,7 @@ from asdic.device.update.steps import PROBATIONS_LIMIT
 from tests.faults.around import Memory
 from tests.faults.disk import Entry, Hook, SimulatedDisk, Tree, read_tree
 from tests.faults.explore import Explorer
-from tests.faults.scenario import NEW, OLD, ROTTEN, UNFIT, Scenario
+from tests.faults.scenario import NEW, OLD, ROTTEN, SCHEMA_1, UNFIT, Scenario
 from tests.faults.stage import Stage
 from tests.faults.world import World, quiet
 
@@ -160,6 +160,22 @@ def test_a_bad_model_is_left_on_a_disk_that_somebody_filled_meanwhile(
     assert world.is_in(_S.FAILED)
     assert refusal_of(world) == "unhealthy"
     assert (had_reserve[_S.PROBATION], had_reserve[_S.ROLLING_BACK]) == (True, False)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_the_first_start_of_a_newer_agent_on_a_disk_that_takes_nothing_runs_the_model(
+    stage: Stage, device: Callable[..., World], number: int
+) -> None:
+    world = device(stage.template(f"in-offered{SCHEMA_1}"))
+
+    def refuse(_number: int, _call: str, path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    world.disk.before = refuse
+    with quiet():
+        world.start()
+        world.go_on(10)
+    assert world.program.running == stage.hex(OLD)
 
 
 def test_room_for_the_journal_is_kept_again_once_there_is_some(
