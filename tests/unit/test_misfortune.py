@@ -166,7 +166,7 @@ def test_a_bad_model_is_left_on_a_disk_that_somebody_filled_meanwhile(
 def test_the_first_start_of_a_newer_agent_on_a_disk_that_takes_nothing_runs_the_model(
     stage: Stage, device: Callable[..., World], number: int
 ) -> None:
-    world = device(stage.template(f"in-offered{SCHEMA_1}"))
+    world = device(stage.template(f"on-1.0.0{SCHEMA_1}"))
 
     def refuse(_number: int, _call: str, path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path))
