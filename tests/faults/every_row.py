@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from asdic.contract.messages import UpdateState
+from asdic.contract.trust import parse_offer
 from tests.faults.scenario import (
     BAD,
     DAMAGED,
@@ -32,6 +35,14 @@ Event = Callable[[World], None]
 
 def _publish(name: str) -> Event:
     return lambda world: world.publish(name)
+
+
+def _other_bytes(world: World) -> None:
+    """Let the offer's documents say the same with other bytes than were signed."""
+    offer = parse_offer(world.shore.offers[NEW])
+    documents = {name: f"{text} " for name, text in offer.documents.items()}
+    changed = msgspec.structs.replace(offer, documents=documents)
+    world.memory.retained = msgspec.json.encode(changed)
 
 
 def _busy(world: World) -> None:
@@ -110,6 +121,7 @@ EVERY_ROW: Final = (
     _story("refused", "on-1.0.0", OLD, _S.REJECTED, offer=DAMAGED),
     _story("incomplete", "on-1.0.0", OLD, _S.REJECTED, offer=INCOMPLETE),
     _story("forged", "on-1.0.0", OLD, _S.REJECTED, offer=FORGED),
+    _story("forged-manifest", "on-1.0.0", OLD, _S.REJECTED, offer=NEW, prepare=_other_bytes),
     _story("already", "on-1.0.0", OLD, _S.COMMITTED, offer=f"{OLD} again"),
     # A busy program.
     _story("busy-staged", "on-1.0.0", NEW, _S.COMMITTED, offer=NEW,

@@ -27,7 +27,7 @@ from tests.faults.stage import Stage, stage_in
 from tests.faults.surgery import Site, calls, refuses_by_digest, sites_in, without
 from tests.faults.world import BOOTED_S, World
 
-STORY_S: Final = 300.0
+STORY_S: Final = 45.0
 """No story takes longer; without some rows a deadline of the device would do their work."""
 
 STOPPED: Final = ("install", "update", "rollback")
