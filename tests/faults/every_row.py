@@ -38,9 +38,11 @@ def _publish(name: str) -> Event:
 
 
 def _other_bytes(world: World) -> None:
-    """Let the offer's documents say the same with other bytes than were signed."""
+    """Let the offer's manifest say the same with other bytes than were signed."""
     offer = parse_offer(world.shore.offers[NEW])
-    documents = {name: f"{text} " for name, text in offer.documents.items()}
+    documents = {
+        name: f"{text} " if '"layers"' in text else text for name, text in offer.documents.items()
+    }
     changed = msgspec.structs.replace(offer, documents=documents)
     world.memory.retained = msgspec.json.encode(changed)
 
