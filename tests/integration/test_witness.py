@@ -17,25 +17,29 @@ from asdic.contract.messages import Loaded
 from asdic.device.application import Application, HealthCall
 from asdic.device.application_socket import ApplicationSocket
 from tests.support.desk import until
-from tests.support.programs import NEW, OLD, RELEASE, Child, Clock, acknowledged, model
+from tests.support.programs import (
+    NEW,
+    OLD,
+    RELEASE,
+    Child,
+    Clock,
+    acknowledged,
+    make_models,
+    model,
+    serving,
+)
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state folder with a model file of an old and of a new release."""
-    for manifest in (OLD, NEW):
-        path = model(tmp_path, manifest)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(manifest.encode())
-    return tmp_path
+    return make_models(tmp_path)
 
 
 @pytest.fixture
 def agent(state: Path) -> Iterator[ApplicationSocket]:
-    made = ApplicationSocket(state / "application", lambda: RELEASE)
-    made.start()
-    yield made
-    made.close()
+    with serving(state) as made:
+        yield made
 
 
 def test_a_program_that_keeps_the_old_file_mapped_is_reported_as_such(

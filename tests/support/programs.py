@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +39,26 @@ with Application.connect(state) as application:
                 maps.pop().close()
         print("done", flush=True)
 """
+
+
+def make_models(state: Path) -> Path:
+    """Put a model file of an old and of a new release into a state folder, and return it."""
+    for manifest in (OLD, NEW):
+        path = model(state, manifest)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(manifest.encode())
+    return state
+
+
+@contextmanager
+def serving(state: Path) -> Iterator[ApplicationSocket]:
+    """Yield an agent's end of the contract that names the new release."""
+    made = ApplicationSocket(state / "application", lambda: RELEASE)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 class Child:
