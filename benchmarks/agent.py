@@ -8,7 +8,8 @@
 The bare Python connects to the same broker with the same settings and says the same words. All
 programs are started by turns, in new processes, and looked at from outside: the clock starts
 before the process does, and stops when the broker hands on its first word, or when its socket has
-answered. Then a real agent installs a release, and what it and its trial take is sampled.
+answered. Then a real agent installs a release, and what it and its trial take is sampled; last come
+the frames that a swap costs (``benchmarks.swap``). Ten minutes in all.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from asdic.device.application import Application, CurrentRelease
 from asdic.device.application_socket import ApplicationSocket
 from asdic.device.config import BrokerAddress
 from asdic.fleet.broker import open_broker
+from benchmarks import swap
 from benchmarks.device_footprint import TARGET, machine, warning
 from tests.conftest import REPOSITORY
 from tests.support.boxes import AGENT, Box
@@ -312,13 +314,23 @@ def main() -> None:
                 stand.words.forget()
                 starts[name].append(start(stand))
         gatings = [gating(stand, number) for number in range(INSTALLS)]
+    swaps = swap.measured(swap.options_of([]))
     medians = {name: _median(found) for name, found in starts.items()}
     worst = Gating(**{name: max(asdict(one)[name] for one in gatings) for name in _GATING})
     if options.json:
         figures = {name: asdict(start) for name, start in medians.items()}
-        print(json.dumps({"programs": figures, "gating": asdict(worst)}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "programs": figures,
+                    "gating": asdict(worst),
+                    "swap": [asdict(row) for row in swaps],
+                },
+                indent=2,
+            )
+        )
     else:
-        print("\n".join(_page(medians, worst, options.repeats)))
+        print("\n".join(_page(medians, worst, swaps, options.repeats)))
 
 
 @contextmanager
@@ -352,7 +364,9 @@ def _median(starts: Sequence[Start]) -> Start:
     )
 
 
-def _page(medians: Mapping[str, Start], worst: Gating, repeats: int) -> Iterator[str]:
+def _page(
+    medians: Mapping[str, Start], worst: Gating, swaps: Sequence[swap.Measured], repeats: int
+) -> Iterator[str]:
     yield from (
         "# The agent: how soon it is there, and what it takes",
         "",
@@ -389,6 +403,12 @@ def _page(medians: Mapping[str, Start], worst: Gating, repeats: int) -> Iterator
         "| agent MB | trial MB | both MB |",
         "|---:|---:|---:|",
         f"| {worst.agent_mb:.0f} | {worst.trial_mb:.0f} | {worst.both_mb:.0f} |",
+        "",
+        "## A swap at 60 frames a second",
+        "",
+        "What the columns mean, and the same by itself: `python -m benchmarks.swap`.",
+        "",
+        *swap.table(swaps),
     )
 
 

@@ -92,22 +92,31 @@ class Take:
 
 def main() -> None:
     """Measure, and print the page or the figures."""
+    options = options_of(None)
+    rows = measured(options)
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        print("\n".join(_page(rows, options)))
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options from ``arguments``; None reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.swap")
     parser.add_argument("--variants", type=Path, help="a folder with one variant a target")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=5, help="of each row")
     parser.add_argument("--fps", type=float, default=60.0, help="of the camera")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def measured(options: argparse.Namespace) -> list[Measured]:
+    """The rows of the table, with the options of ``options_of``; takes minutes."""
     logging.disable(logging.WARNING)  # an agent is stopped and started, which the runner notes
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="asdic-swap-") as name:
-        rows = list(_rows(Path(name), options))
-    if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    for line in _page(rows, options):
-        print(line)
+        return list(_rows(Path(name), options))
 
 
 def _rows(folder: Path, options: argparse.Namespace) -> Iterator[Measured]:
@@ -294,6 +303,18 @@ def _page(rows: Sequence[Measured], options: argparse.Namespace) -> Iterator[str
     yield f"Machine: {usable_threads()} processors, Linux {platform.release()}, Python"
     yield f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end."
     yield ""
+    yield from table(rows)
+    yield ""
+    yield "Without overlap there is no model between the old and the new one, and the program is"
+    yield "told so: those frames count as lost. It is for boxes without memory for two models."
+    yield ""
+    yield "The swap itself is one assignment. What may delay a frame is the runtime that opens the"
+    yield "next model: LiteRT packs its weights without letting other Python threads run (20 ms for"
+    yield "this one), and OpenVINO compiles on all processors."
+
+
+def table(rows: Sequence[Measured]) -> Iterator[str]:
+    """The rows as lines of Markdown."""
     yield "| model | update | inference, ms | frames | lost | late | gap p50 | longest | took |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows:
@@ -302,13 +323,6 @@ def _page(rows: Sequence[Measured], options: argparse.Namespace) -> Iterator[str
             f"| {row.model} | {row.update} | {row.inference_ms:.1f} | {row.frames} | {row.lost} "
             f"| {row.late} | {row.gap_ms_p50:.1f} ms | {row.gap_ms_longest:.1f} ms | {took} |"
         )
-    yield ""
-    yield "Without overlap there is no model between the old and the new one, and the program is"
-    yield "told so: those frames count as lost. It is for boxes without memory for two models."
-    yield ""
-    yield "The swap itself is one assignment. What may delay a frame is the runtime that opens the"
-    yield "next model: LiteRT packs its weights without letting other Python threads run (20 ms for"
-    yield "this one), and OpenVINO compiles on all processors."
 
 
 if __name__ == "__main__":
