@@ -5,6 +5,7 @@ The weights change no time. There is no golden set: nothing here judges what the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,9 +25,9 @@ from asdic.contract.variant import (
     Variant,
     encode_variant,
 )
-from asdic.quantization.job import run_job, write_material
+from asdic.quantization.once import quantize_once
 from asdic.quantization.recipe import LADDERS
-from asdic.quantization.source import FloatModel
+from asdic.quantization.source import FloatModel, SourceKind, write_program
 from asdic.training.description import ModelDescription
 from asdic.training.models import small_unet
 
@@ -42,10 +43,11 @@ _SHAPE: Final = (1, 1, SIDE, SIDE)
 def make_variants(folder: Path) -> Mapping[str, Path]:
     """Quantize the network for each target into ``folder`` and return the variants' folders."""
     torch.manual_seed(0)
-    program = torch.export.export(small_unet().eval(), (torch.zeros(_SHAPE),))
-    model = FloatModel(program=program, description=_description(), data=None, digest="")
-    random = np.random.default_rng(0)
-    write_material(model, [{"image": random.random(_SHAPE, np.float32)} for _ in range(4)], folder)
+    path = folder / "model.pt2"
+    write_program(torch.export.export(small_unet().eval(), (torch.zeros(_SHAPE),)), path)
+    model = FloatModel(
+        kind=SourceKind.PROGRAM, path=path, description=_description(), data=None, digest=""
+    )
     return {target: _make(model, target, folder) for target in TARGETS}
 
 
@@ -63,20 +65,25 @@ def _found(folder: Path) -> Iterator[tuple[str, Path]]:
 def _make(model: FloatModel, target: str, folder: Path) -> Path:
     wanted = target_named(target)
     place = folder / target
-    place.mkdir()
     recipe = LADDERS[wanted.model_format][0]
-    made = run_job(model, wanted.model_format, recipe, material=folder, folder=place)
+    random = np.random.default_rng(0)
+    calibration = [{"image": random.random(_SHAPE, np.float32)} for _ in range(4)]
+    work = folder / "work" / target
+    made = quantize_once(model, wanted.model_format, recipe, calibration, work)
+    place.mkdir()
+    for path in made.int8_paths:
+        shutil.copyfile(path, place / path.name)
     variant = Variant(
         model="unet",
         target=target,
         runtime=wanted.runtime,
         runtime_version="",
         task="segmentation",
-        files=tuple(_reference(place / name) for name in made.files),
-        inputs=made.inputs,
-        outputs=made.outputs,
-        preprocessing=made.preprocessing,
-        postprocessing=made.postprocessing,
+        files=tuple(_reference(place / path.name) for path in made.int8_paths),
+        inputs=made.model.inputs,
+        outputs=made.model.outputs,
+        preprocessing=made.model.preprocessing,
+        postprocessing=made.model.postprocessing,
         recipe=recipe.name,
     )
     write_file(place / VARIANT_FILE, encode_variant(variant))

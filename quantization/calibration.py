@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +29,21 @@ CASES_LIMIT: Final = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One image that judges: its name, pixels, and its mask or class number if it has one."""
+    """One sample that judges: its name, inputs, and its mask or class number if it has one.
+
+    ``inputs`` are images or arrays as they come in, by the tensor's name. ``facts`` is what else
+    is known about the sample, by the column of the user's table (``device``, ``site``).
+    """
 
     name: str
-    image: NDArray[np.uint8]
+    inputs: Mapping[str, NDArray[Any]]
     reference: NDArray[Any] | None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> NDArray[Any] | Mapping[str, NDArray[Any]]:
+        """The inputs as a caller gives them: a single one by itself."""
+        return next(iter(self.inputs.values())) if len(self.inputs) == 1 else self.inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,11 @@ def _cases(
 ) -> tuple[tuple[Case, ...], bool]:
     """Return the judges, and whether they have labels; one without, among others, is left out."""
     cases = [
-        Case(name=one.name, image=one.read_image(), reference=_reference(one, description))
+        Case(
+            name=one.name,
+            inputs={description.preprocessing[0].tensor: one.read_image()},
+            reference=_reference(one, description),
+        )
         for one in samples
     ]
     with_labels = tuple(case for case in cases if case.reference is not None)
@@ -166,6 +180,7 @@ def _digest_of(images: Sequence[NDArray[np.uint8]], cases: Sequence[Case]) -> st
     for image in images:
         state.update(_digest(image))
     for case in cases:
-        state.update(_digest(case.image))
+        for name in sorted(case.inputs):
+            state.update(_digest(case.inputs[name]))
         state.update(b"" if case.reference is None else _digest(case.reference))
     return f"sha256:{state.hexdigest()}"

@@ -1,4 +1,4 @@
-"""One conversion in a process of its own.
+"""Conversions and quantizations, each in a process of its own.
 
 The converters are large, loud and in parts native code: a crash or too little memory must be one
 clear line, two of them run at the same time, and nothing of them stays in this process.
@@ -7,13 +7,15 @@ clear line, two of them run at the same time, and nothing of them stays in this 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import IO, Final, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,16 +28,15 @@ from asdic.contract.errors import (
     QuantizationError,
     UnsupportedModelError,
 )
-from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
+from asdic.contract.files import parse_json, read_bounded, sha256_of, write_file
 from asdic.contract.target import ModelFormat
-from asdic.quantization.backends.backend import QuantizedFiles, Tensors
-from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel, write_program
-from asdic.training.description import ModelDescription
+from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles, Tensors
+from asdic.quantization.source import FloatModel
+
+_Result = TypeVar("_Result", FloatFiles, QuantizedFiles)
 
 JOB_FILE: Final = "job.json"
 ANSWER_FILE: Final = "answer.json"
-PROGRAM_FILE: Final = "program.pt2"
 CALIBRATION_FILE: Final = "calibration.npz"
 LOG_FILE: Final = "log.txt"
 TIMEOUT_S: Final = 3600.0
@@ -47,16 +48,39 @@ _ERRORS: Final = MappingProxyType(
 )
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is to do, in the folder where its answer goes.
+class ConvertJob(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
+    """Write a float model in one format, and check it with the first of the calibration inputs.
 
-    ``material`` is the folder with the program and the calibration tensors.
+    ``calibration`` is the file that ``write_calibration`` wrote.
     """
 
+    model: FloatModel
+    model_format: ModelFormat
+    calibration: Path
+
+
+class QuantizeJob(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
+    """Quantize the float files in ``source`` by one recipe."""
+
+    model: FloatFiles
+    source: Path
     model_format: ModelFormat
     recipe: str
-    description: ModelDescription
-    material: str
+    calibration: Path
+
+
+Job: TypeAlias = ConvertJob | QuantizeJob
+
+
+def encode_job(job: Job) -> bytes:
+    """Return ``job`` as JSON: equal jobs, equal bytes."""
+    return msgspec.json.encode(job, enc_hook=str, order="deterministic")
+
+
+def decode_job(data: bytes) -> Job:
+    """Return the job that ``encode_job`` wrote."""
+    found: Job = msgspec.json.decode(data, type=Job, dec_hook=lambda kind, value: kind(value))
+    return found
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,56 +91,115 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker leaves: the description of its files, or why there are none."""
+    """What a worker leaves: the description of its files as JSON, or why there are none."""
 
-    files: QuantizedFiles | None = None
+    result: msgspec.Raw = msgspec.Raw(b"null")
     failure: Failure | None = None
+    digests: dict[str, str] = {}
 
 
-def write_material(model: FloatModel, calibration: Sequence[Tensors], folder: Path) -> None:
-    """Write what every worker reads: the exported program and the calibration tensors."""
-    write_program(model.program, folder / PROGRAM_FILE)
+def write_calibration(calibration: Sequence[Tensors], path: Path) -> None:
+    """Write the calibration tensors for every worker to read."""
     arrays = {
         f"{number}:{name}": a for number, one in enumerate(calibration) for name, a in one.items()
     }
-    np.savez(folder / CALIBRATION_FILE, allow_pickle=False, **arrays)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_calibration(folder: Path) -> tuple[Tensors, ...]:
-    """Return the calibration tensors that ``write_material`` wrote."""
+def read_calibration(path: Path) -> tuple[Tensors, ...]:
+    """Return the calibration tensors that ``write_calibration`` wrote."""
     samples: dict[int, dict[str, NDArray[np.float32]]] = {}
-    with np.load(folder / CALIBRATION_FILE, allow_pickle=False) as archive:
+    with np.load(path, allow_pickle=False) as archive:
         for member in archive.files:
             number, _, name = member.partition(":")
             samples.setdefault(int(number), {})[name] = archive[member]
     return tuple(samples[number] for number in sorted(samples))
 
 
-def run_job(
-    model: FloatModel, model_format: ModelFormat, recipe: Recipe, *, material: Path, folder: Path
-) -> QuantizedFiles:
-    """Return what the backend of ``model_format`` wrote into ``folder``, in another process.
+class Workers:
+    """The processes that do jobs. ``stop`` ends those that run, and no other begins.
 
-    Raises:
-        MissingPackageError: A package is not installed.
-        UnsupportedModelError: The model holds an operator that the format cannot express.
-        QuantizationError: The tools failed, or died.
+    A job whose answer lies in its folder already, files and all, is not done again.
     """
-    job = Job(
-        model_format=model_format,
-        recipe=recipe.name,
-        description=model.description,
-        material=str(material),
-    )
-    write_file(folder / JOB_FILE, canonical_json(job))
-    code = _run_worker(folder)
-    path = folder / ANSWER_FILE
-    if not path.is_file():
-        raise QuantizationError(_obituary(model_format, code, folder / LOG_FILE))
-    answer = parse_json(read_bounded(path, _ANSWER_LIMIT_BYTES), Answer, what=str(path))
-    if answer.files is None:
-        raise _error_of(answer.failure or Failure(kind="QuantizationError", arguments=()))
-    return answer.files
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def convert(self, job: ConvertJob, folder: Path) -> FloatFiles:
+        """Return what the converter wrote into ``folder``, which is made.
+
+        Raises:
+            MissingPackageError: A package is not installed.
+            UnsupportedModelError: The model holds an operator that the format cannot express.
+            QuantizationError: The tools failed or died, or changed the model.
+        """
+        return self._done(job, folder, FloatFiles, f"the converter for {job.model_format.value}")
+
+    def quantize(self, job: QuantizeJob, folder: Path) -> QuantizedFiles:
+        """Return what the backend wrote into ``folder``, which is made.
+
+        Raises:
+            MissingPackageError: A package is not installed.
+            QuantizationError: The tools failed, or died.
+        """
+        what = f"the quantizer for {job.model_format.value}"
+        return self._done(job, folder, QuantizedFiles, what)
+
+    def stop(self) -> None:
+        """End what runs. Whoever waits for it gets a ``QuantizationError``."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.kill()
+
+    def _done(self, job: Job, folder: Path, kind: type[_Result], what: str) -> _Result:
+        description = encode_job(job)
+        path = folder / ANSWER_FILE
+        if not _is_done(folder, description):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_file(folder / JOB_FILE, description)
+            code = self._run(folder, what)
+            if not path.is_file():
+                raise QuantizationError(_obituary(what, code, folder / LOG_FILE))
+        answer = parse_json(read_bounded(path, _ANSWER_LIMIT_BYTES), Answer, what=str(path))
+        if answer.failure is not None:
+            raise _error_of(answer.failure)
+        return msgspec.json.decode(answer.result, type=kind)
+
+    def _run(self, folder: Path, what: str) -> int:
+        with (folder / LOG_FILE).open("wb") as log:
+            process = self._started(folder, log)
+            try:
+                return process.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                raise QuantizationError(
+                    f"{what} did not finish within {TIMEOUT_S:.0f} s"
+                ) from error
+            finally:
+                process.kill()
+                process.wait()
+                with self._lock:
+                    self._running.discard(process)
+
+    def _started(self, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        # C++ parts log to stderr whatever they like; PYTHONHASHSEED makes sets iterate alike.
+        environment = os.environ | {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with self._lock:
+            if self._stopped:
+                raise QuantizationError("stopped")
+            process = subprocess.Popen(
+                [sys.executable, "-m", "asdic.quantization.worker", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+            self._running.add(process)
+            return process
 
 
 def failure_of(error: AsdicError) -> Failure:
@@ -134,28 +217,22 @@ def _error_of(failure: Failure) -> AsdicError:
     return _ERRORS.get(failure.kind, QuantizationError)(*failure.arguments)
 
 
-def _run_worker(folder: Path) -> int:
-    command = [sys.executable, "-m", "asdic.quantization.worker", str(folder)]
-    # C++ parts log to stderr whatever they like; PYTHONHASHSEED makes sets iterate alike.
-    environment = os.environ | {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with (folder / LOG_FILE).open("wb") as log:
-        try:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                timeout=TIMEOUT_S,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired as error:
-            raise QuantizationError(
-                f"the converter did not finish within {TIMEOUT_S:.0f} s"
-            ) from error
+def _is_done(folder: Path, description: bytes) -> bool:
+    """Return whether the very same job was done in ``folder`` before, and its files are whole."""
+    try:
+        if read_bounded(folder / JOB_FILE, _ANSWER_LIMIT_BYTES) != description:
+            return False
+        content = read_bounded(folder / ANSWER_FILE, _ANSWER_LIMIT_BYTES)
+        answer = parse_json(content, Answer, what=ANSWER_FILE)
+    except AsdicError:
+        return False
+    files = {name: folder / name for name in answer.digests}
+    return answer.failure is None and all(
+        path.is_file() and sha256_of(path) == answer.digests[name] for name, path in files.items()
+    )
 
 
-def _obituary(model_format: ModelFormat, code: int, log: Path) -> str:
+def _obituary(what: str, code: int, log: Path) -> str:
     if code < 0:
         reason = f"was killed by {signal.Signals(-code).name}"
         if -code == signal.SIGKILL:
@@ -164,4 +241,4 @@ def _obituary(model_format: ModelFormat, code: int, log: Path) -> str:
         tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
         reason = f"ended with code {code}: {lines[-1][:300] if lines else 'it said nothing'}"
-    return f"the converter for {model_format.value} {reason}"
+    return f"{what} {reason}"

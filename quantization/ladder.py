@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 
 from asdic.contract.errors import AccuracyDropError, QuantizationError, UnsupportedModelError
+from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
-from asdic.quantization.backends.backend import QuantizedFiles
+from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.gate import Drop, Verdict, paired_drop, verdict_of
-from asdic.quantization.job import run_job
-from asdic.quantization.judge import Judgement, answers_of, check_conversion, judge, open_runner
+from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
+from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
 from asdic.quantization.recipe import Recipe
 from asdic.quantization.source import FloatModel
 
@@ -25,41 +26,50 @@ Stage = Callable[[str, str], None]
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
-    """A rung that was tried: its recipe and the verdict, or why it could not be judged."""
+    """A rung that was tried: its recipe, the verdict or why there is none, and what it took."""
 
     recipe: str
     verdict: Verdict | None
     drop: float | None = None
     ci95: tuple[float, float] | None = None
     reason: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rung:
-    """A recipe carried out: its files in ``folder``, judged."""
+    """A recipe carried out: its files in ``folder``, judged. ``model`` describes their tensors."""
 
     recipe: Recipe
     folder: Path
+    model: FloatFiles
     files: QuantizedFiles
     judgement: Judgement
     drop: Drop
     verdict: Verdict
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The INT8 files, the one that a runtime opens first."""
+        return tuple(self.folder / name for name in self.files.files)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Climb:
-    """The best rung, and all that were tried on the way."""
+    """The best rung, all that were tried on the way, and the float twin's files."""
 
     best: Rung
     tried: tuple[Tried, ...]
+    float_paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
     """What is climbed: the recipes of one format, and what judges them.
 
-    ``material`` is the folder that ``job.write_material`` filled; ``limit`` the drop in points
-    that is allowed; ``runtime`` the one that answers here.
+    ``calibration`` is the file that ``job.write_calibration`` wrote; ``limit`` the drop in points
+    that is allowed; ``runtime`` the one that answers here. What is in ``folder`` already, from a
+    climb that was interrupted, is used again.
     """
 
     model: FloatModel
@@ -69,8 +79,9 @@ class Ladder:
     recipes: Sequence[Recipe]
     limit: float
     seed: int
-    material: Path
+    calibration: Path
     folder: Path
+    workers: Workers
 
     def climb(self, stage: Stage) -> Climb:
         """Try the recipes in order and stop at the first that passes.
@@ -79,72 +90,75 @@ class Ladder:
 
         Raises:
             UnsupportedModelError: The format cannot express the model, whatever the recipe.
-            QuantizationError: No recipe could be carried out; the last one's reason.
+            QuantizationError: The float model could not be converted, or no recipe could be
+                carried out; the last one's reason.
         """
+        stage(self.model_format.value, "converting")
+        source = self.folder / "float"
+        job = ConvertJob(
+            model=self.model, model_format=self.model_format, calibration=self.calibration
+        )
+        model = self.workers.convert(job, source)
+        fp32 = self._answers(model, [source / name for name in model.files])[0]
         rungs: list[Rung] = []
         tried: list[Tried] = []
         reason: QuantizationError | None = None
-        fp32: tuple[Prediction, ...] | None = None
-        for number, recipe in enumerate(self.recipes):
+        for recipe in self.recipes:
+            started = time.monotonic()
             try:
-                rung = self._rung(number, recipe, fp32, rungs, stage)
+                rung = self._rung(recipe, model, fp32, stage)
             except UnsupportedModelError:
                 raise
             except QuantizationError as error:
                 reason = error
-                tried.append(Tried(recipe=recipe.name, verdict=None, reason=str(error)))
+                tried.append(_failed(recipe, error, time.monotonic() - started))
                 continue
-            fp32 = rung.judgement.fp32
             rungs.append(rung)
-            tried.append(_tried(rung))
+            tried.append(_tried(rung, time.monotonic() - started))
             if rung.verdict is Verdict.PASS:
                 break
         if not rungs:
             raise reason or QuantizationError("there is no recipe to try")
         best = min(rungs, key=lambda rung: (rung.verdict is not Verdict.PASS, rung.drop.high))
-        return Climb(best=best, tried=tuple(tried))
+        return Climb(
+            best=best,
+            tried=tuple(tried),
+            float_paths=tuple(source / name for name in model.files),
+        )
 
     def _rung(
-        self,
-        number: int,
-        recipe: Recipe,
-        fp32: tuple[Prediction, ...] | None,
-        before: Sequence[Rung],
-        stage: Stage,
+        self, recipe: Recipe, model: FloatFiles, fp32: tuple[Prediction, ...], stage: Stage
     ) -> Rung:
-        folder = self.folder / str(number)
-        folder.mkdir(parents=True)
-        if before:  # the float model is the same for every recipe
-            for name in before[-1].files.float_files:
-                shutil.copy(before[-1].folder / name, folder / name)
+        folder = self.folder / recipe.name
         stage(self.model_format.value, f"quantizing, {recipe.name}")
-        files = run_job(
-            self.model, self.model_format, recipe, material=self.material, folder=folder
+        job = QuantizeJob(
+            model=model,
+            source=self.folder / "float",
+            model_format=self.model_format,
+            recipe=recipe.name,
+            calibration=self.calibration,
         )
-        stage(self.model_format.value, f"judging {len(self.inputs.cases)} images, {recipe.name}")
-        judgement = self._judged(folder, files, fp32)
+        files = self.workers.quantize(job, folder)
+        stage(self.model_format.value, f"judging {len(self.inputs.cases)} samples, {recipe.name}")
+        int8, facts = self._answers(model, [folder / name for name in files.files])
+        metric = self.model.description.metric
+        judgement = judge(self.inputs, fp32, int8, metric=metric, facts=facts)
         drop = paired_drop(judgement.fp32_points, judgement.int8_points, seed=self.seed)
         return Rung(
             recipe=recipe,
             folder=folder,
+            model=model,
             files=files,
             judgement=judgement,
             drop=drop,
             verdict=verdict_of(drop, limit=self.limit),
         )
 
-    def _judged(
-        self, folder: Path, files: QuantizedFiles, fp32: tuple[Prediction, ...] | None
-    ) -> Judgement:
-        if fp32 is None:
-            with open_runner(folder, files, self.runtime, as_float=True) as runner:
-                fp32 = answers_of(runner, self.inputs.cases)
-            check_conversion(self.model, self.inputs.cases[0], fp32[0])
-        with open_runner(folder, files, self.runtime) as runner:
-            int8 = answers_of(runner, self.inputs.cases)
-            facts = runner.facts()
-        metric = self.model.description.metric
-        return judge(self.inputs, fp32, int8, metric=metric, facts=facts)
+    def _answers(
+        self, model: FloatFiles, paths: Sequence[Path]
+    ) -> tuple[tuple[Prediction, ...], RuntimeFacts]:
+        with open_runner(self.runtime, paths, model) as runner:
+            return answers_of(runner, self.inputs.cases), runner.facts()
 
 
 def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError:
@@ -154,10 +168,15 @@ def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError
     )
 
 
-def _tried(rung: Rung) -> Tried:
+def _tried(rung: Rung, seconds: float) -> Tried:
     return Tried(
+        seconds=round(seconds, 2),
         recipe=rung.recipe.name,
         verdict=rung.verdict,
         drop=rung.drop.mean,
         ci95=(rung.drop.low, rung.drop.high),
     )
+
+
+def _failed(recipe: Recipe, error: QuantizationError, seconds: float) -> Tried:
+    return Tried(recipe=recipe.name, verdict=None, reason=str(error), seconds=round(seconds, 2))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import platform
-import tempfile
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +22,9 @@ from asdic.device.bench.bench import Comparison, compare
 from asdic.device.runner.engine import cpu_features, usable_threads
 from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
 from asdic.quantization.gate import Verdict, describe_verdict
-from asdic.quantization.job import write_material
+from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.judge import open_runner
-from asdic.quantization.ladder import Climb, Ladder, Rung, Stage, accuracy_drop
+from asdic.quantization.ladder import Climb, Ladder, Stage, accuracy_drop
 from asdic.quantization.provenance import (
     check_runtime,
     judge_of,
@@ -48,6 +50,8 @@ _LOSS: Final = MappingProxyType(
 )
 
 LATENCY_S: Final = 2.0
+WORK_FOLDER: Final = ".work"
+_MATERIAL_DIGITS: Final = 16
 _AT_ONCE: Final = 2
 
 
@@ -114,12 +118,23 @@ def quantize_model(
     recipes = {target.model_format: _recipes(target.model_format, choice) for target in chosen}
     for target in chosen:
         check_runtime(judge_of(target))
-    stage("model", f"reading {source}")
-    model = read_source(source, data=data, input_shape=input_shape)
-    stage("images", f"reading {model.data or ''}")
-    inputs = read_inputs(model.data, model.description, samples=choice.samples, seed=choice.seed)
-    run = _Run(model=model, inputs=inputs, out=out, options=choice, recipes=recipes, stage=stage)
-    return run.reports(chosen)
+    with _workspace(out) as workspace:
+        stage("model", f"reading {source}")
+        model = read_source(source, workspace, data=data, input_shape=input_shape)
+        stage("images", f"reading {model.data or ''}")
+        inputs = read_inputs(
+            model.data, model.description, samples=choice.samples, seed=choice.seed
+        )
+        run = _Run(
+            model=model,
+            inputs=inputs,
+            out=out,
+            options=choice,
+            recipes=recipes,
+            stage=stage,
+            workspace=workspace,
+        )
+        return run.reports(chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +147,7 @@ class _Run:
     options: Options
     recipes: Mapping[ModelFormat, tuple[Recipe, ...]]
     stage: Stage
+    workspace: Path
 
     @property
     def limit(self) -> float:
@@ -156,62 +172,81 @@ class _Run:
             "use --force to replace it"
         )
 
-    def _fingerprint(self, target: Target) -> str:
+    @property
+    def _material(self) -> str:
+        """What all rungs are made from, as a name for the folder with what was done so far."""
         parts = {
             "model": self.model.digest,
             "description": self.model.description,
             "inputs": self.inputs.digest,
+            "seed": self.options.seed,
+            "tools": tool_versions(),
+            "processor": [platform.machine(), *cpu_features()],
+        }
+        return hashlib.sha256(canonical_json(parts)).hexdigest()[:_MATERIAL_DIGITS]
+
+    def _fingerprint(self, target: Target) -> str:
+        parts = {
+            "material": self._material,
             "target": target,
             "recipes": [one.name for one in self.recipes[target.model_format]],
             "limit": self.limit,
             "max_drop": self.options.max_drop,
-            "seed": self.options.seed,
             "allow_fail": self.options.allow_fail,
-            "tools": tool_versions(),
-            "processor": [platform.machine(), *cpu_features()],
         }
         return f"sha256:{hashlib.sha256(canonical_json(parts)).hexdigest()}"
 
     def _made(self, targets: Sequence[Target]) -> dict[str, QuantizationReport]:
-        with tempfile.TemporaryDirectory(prefix="asdic-quantize-") as folder:
-            climbs = self._climbed(targets, Path(folder))
-            if not self.options.allow_fail:
-                _refuse_failed(targets, climbs, self.limit)
-            remarks = _parser_remarks(climbs)
-            return {
-                target.name: self._written(
-                    target, climbs[target.model_format], remarks.get(target.model_format, ())
-                )
-                for target in targets
-            }
-
-    def _climbed(self, targets: Sequence[Target], folder: Path) -> dict[ModelFormat, Climb]:
-        write_material(self.model, self.inputs.calibration, folder)
-        judges = {target.model_format: judge_of(target) for target in targets}
-        ladders = {
-            model_format: Ladder(
-                model=self.model,
-                inputs=self.inputs,
-                model_format=model_format,
-                runtime=runtime,
-                recipes=self.recipes[model_format],
-                limit=self.limit,
-                seed=self.options.seed,
-                material=folder,
-                folder=folder / model_format.value,
+        climbs = self._climbed(targets)
+        if not self.options.allow_fail:
+            _refuse_failed(targets, climbs, self.limit)
+        remarks = _parser_remarks(climbs)
+        return {
+            target.name: self._written(
+                target, climbs[target.model_format], remarks.get(target.model_format, ())
             )
-            for model_format, runtime in judges.items()
+            for target in targets
         }
+
+    def _climbed(self, targets: Sequence[Target]) -> dict[ModelFormat, Climb]:
+        workers = Workers()
+        ladders = self._ladders(targets, workers)
         with ThreadPoolExecutor(max_workers=min(_AT_ONCE, usable_threads())) as pool:
             climbing = {
                 one: pool.submit(ladder.climb, self.stage) for one, ladder in ladders.items()
             }
-            return {model_format: future.result() for model_format, future in climbing.items()}
+            try:
+                return {model_format: future.result() for model_format, future in climbing.items()}
+            except BaseException:
+                workers.stop()
+                raise
+
+    def _ladders(self, targets: Sequence[Target], workers: Workers) -> dict[ModelFormat, Ladder]:
+        folder = self.workspace / self._material
+        folder.mkdir(exist_ok=True)
+        calibration = folder / CALIBRATION_FILE
+        if not calibration.is_file():
+            write_calibration(self.inputs.calibration, calibration)
+        return {
+            target.model_format: Ladder(
+                model=self.model,
+                inputs=self.inputs,
+                model_format=target.model_format,
+                runtime=judge_of(target),
+                recipes=self.recipes[target.model_format],
+                limit=self.limit,
+                seed=self.options.seed,
+                calibration=calibration,
+                folder=folder / target.model_format.value,
+                workers=workers,
+            )
+            for target in targets
+        }
 
     def _written(
         self, target: Target, climb: Climb, parser_remarks: Sequence[str]
     ) -> QuantizationReport:
-        latency = self._latency(target, climb.best)
+        latency = self._latency(target, climb)
         about = remarks_for(target, labelled=self.inputs.labelled)
         remarks = (*self.inputs.notes, *about, *parser_remarks)
         report = self._report(target, climb, latency, remarks)
@@ -229,14 +264,15 @@ class _Run:
         self.stage(target.name, report.summary)
         return report
 
-    def _latency(self, target: Target, rung: Rung) -> Comparison | None:
+    def _latency(self, target: Target, climb: Climb) -> Comparison | None:
         if not runs_here(target):
             return None
         self.stage(target.name, "timing INT8 and FP32 by turns")
+        best = climb.best
         return compare(
-            lambda: open_runner(rung.folder, rung.files, target.runtime),
-            lambda: open_runner(rung.folder, rung.files, target.runtime, as_float=True),
-            self.inputs.cases[0].image,
+            lambda: open_runner(target.runtime, best.paths, best.model),
+            lambda: open_runner(target.runtime, climb.float_paths, best.model),
+            self.inputs.cases[0].given,
             seconds=LATENCY_S,
             seed=self.options.seed,
         )
@@ -265,8 +301,8 @@ class _Run:
             empty=judgement.empty,
             sqnr_db=finite_or_none(judgement.sqnr_db),
             int8_share=rung.files.int8_share,
-            bytes_fp32=_bytes(rung.folder, rung.files.float_files),
-            bytes_int8=_bytes(rung.folder, rung.files.files),
+            bytes_fp32=_bytes(climb.float_paths),
+            bytes_int8=_bytes(rung.paths),
             latency_ratio=latency.ratio if latency else None,
             latency_ratio_ci95=(latency.low, latency.high) if latency else None,
             judged_by=judged_by(target, judgement.facts),
@@ -277,6 +313,26 @@ class _Run:
             tried=climb.tried,
             fingerprint=self._fingerprint(target),
         )
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """Yield the folder in ``out`` where work in progress lies; it is removed when all is done.
+
+    What an interrupted call left there is used again. One call at a time.
+
+    Raises:
+        ConfigError: Another call works in ``out``.
+    """
+    folder = out / WORK_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another asdic quantize works in {out}; wait for it") from error
+        yield folder
+    shutil.rmtree(folder)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -306,11 +362,11 @@ def _refuse_failed(
 def _parser_remarks(climbs: Mapping[ModelFormat, Climb]) -> dict[ModelFormat, tuple[str, ...]]:
     """Return what is to be said of each format after its files were read by another parser."""
     return {
-        model_format: (parser_remark(climb.best.folder / climb.best.files.files[0]),)
+        model_format: (parser_remark(climb.best.paths[0]),)
         for model_format, climb in climbs.items()
         if model_format is ModelFormat.ONNX_QDQ
     }
 
 
-def _bytes(folder: Path, names: Sequence[str]) -> int:
-    return sum((folder / name).stat().st_size for name in names)
+def _bytes(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)

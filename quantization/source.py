@@ -1,4 +1,4 @@
-"""Front ends: a float model as an exported program, with what is known about it.
+"""A float model as a file of one of three kinds, with what is known about it.
 
 Two kinds of sources are read: the folder of a training run (``model.toml`` and an exported
 program), and a bare TorchScript file. A bare file says nothing about its input or its answer, so
@@ -11,28 +11,39 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
 from asdic.contract.files import sha256_of
 from asdic.contract.variant import ImageInput, MaskOutput, TensorSpec
 from asdic.training.description import ModelDescription, read_description
 
+PROGRAM_FILE: Final = "model.pt2"
 DEFAULT_SIZE: Final = (256, 256)
 _CHANNELS: Final = {1: "grey", 3: "rgb"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FloatModel:
-    """A float model: its exported program (torch), its description, and what was assumed.
+class SourceKind(str, Enum):
+    """What a float model is given as: torch's exported program, or a file of another kind."""
 
-    ``data`` is the folder of images that calibrates and judges it; ``digest`` is the source
-    file's (``sha256:<hex>``).
+    PROGRAM = "exported-program"
+    ONNX = "onnx"
+    TFLITE = "tflite"
+
+
+class FloatModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A float model: the file that holds it, its description, and what was assumed.
+
+    ``data`` is the folder of images that calibrates and judges it; ``digest`` is that of what
+    the user gave (``sha256:<hex>``).
     """
 
-    program: Any
+    kind: SourceKind
+    path: Path
     description: ModelDescription
     data: Path | None
     digest: str
@@ -45,12 +56,17 @@ class FloatModel:
 
 
 def read_source(
-    path: Path, *, data: Path | None = None, input_shape: tuple[int, int] | None = None
+    path: Path,
+    workspace: Path,
+    *,
+    data: Path | None = None,
+    input_shape: tuple[int, int] | None = None,
 ) -> FloatModel:
     """Return the float model at ``path``.
 
     Args:
         path: The folder of a training run, or a TorchScript file.
+        workspace: A folder for what has to be made of it first.
         data: The folder of images; None takes the one that the run remembers.
         input_shape: Height and width for a TorchScript file; None takes ``DEFAULT_SIZE``.
 
@@ -63,7 +79,7 @@ def read_source(
         return _read_run(path, data)
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
-    return _read_torchscript(path, data, input_shape or DEFAULT_SIZE)
+    return _read_torchscript(path, workspace, data, input_shape or DEFAULT_SIZE)
 
 
 def read_program(path: Path) -> Any:
@@ -94,15 +110,19 @@ def _read_run(folder: Path, data: Path | None) -> FloatModel:
     description = read_description(folder)
     weights = folder / description.weights
     remembered = Path(description.data) if description.data else None
+    read_program(weights)
     return FloatModel(
-        program=read_program(weights),
+        kind=SourceKind.PROGRAM,
+        path=weights,
         description=description,
         data=data or remembered,
         digest=sha256_of(weights),
     )
 
 
-def _read_torchscript(path: Path, data: Path | None, size: tuple[int, int]) -> FloatModel:
+def _read_torchscript(
+    path: Path, workspace: Path, data: Path | None, size: tuple[int, int]
+) -> FloatModel:
     _check_torchscript(path)
     torch = _torch()
     try:
@@ -115,8 +135,10 @@ def _read_torchscript(path: Path, data: Path | None, size: tuple[int, int]) -> F
     example = torch.zeros(1, channels, *size)
     program = _exported(path, scripted, example)
     classes = _mask_classes(path, program, example)
+    write_program(program, workspace / PROGRAM_FILE)
     return FloatModel(
-        program=program,
+        kind=SourceKind.PROGRAM,
+        path=workspace / PROGRAM_FILE,
         description=_assumed_description(path.stem, channels, size, classes),
         data=data,
         digest=sha256_of(path),

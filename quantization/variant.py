@@ -67,8 +67,8 @@ def write_variant(
         ConfigError: The folder exists and ``replace`` is not set.
     """
     with new_folder(folder, replace=replace) as new:
-        for name in rung.files.files:
-            shutil.copyfile(rung.folder / name, new / name)
+        for file in rung.paths:
+            shutil.copyfile(file, new / file.name)
         variant = Variant(
             model=description.name,
             target=target.name,
@@ -76,10 +76,10 @@ def write_variant(
             runtime_version=_runtime_version(target, rung),
             task=description.task,
             files=tuple(_file_ref(new / name) for name in rung.files.files),
-            inputs=rung.files.inputs,
-            outputs=rung.files.outputs,
-            preprocessing=rung.files.preprocessing,
-            postprocessing=rung.files.postprocessing,
+            inputs=rung.model.inputs,
+            outputs=rung.model.outputs,
+            preprocessing=rung.model.preprocessing,
+            postprocessing=rung.model.postprocessing,
             recipe=rung.recipe.name,
             golden=_write_golden(new, target, rung, inputs, max_drop=max_drop),
         )
@@ -103,11 +103,12 @@ def _write_golden(
     chosen = _golden_numbers(rung.judgement)
     detectable = detectable_loss(_differences(rung.judgement, chosen))
     exact = target.runtime in _BIT_IDENTICAL
-    with open_runner(folder, rung.files, Runtime(rung.judgement.facts.runtime)) as runner:
+    runtime = Runtime(rung.judgement.facts.runtime)
+    with open_runner(runtime, [folder / file.name for file in rung.paths], rung.model) as runner:
         return record_golden(
             runner,
             folder,
-            [(inputs.cases[one].image, rung.judgement.references[one]) for one in chosen],
+            [(inputs.cases[one].given, rung.judgement.references[one]) for one in chosen],
             metric=rung.judgement.metric,
             allowed_drop=max(max_drop, detectable),
             detectable=detectable,
@@ -149,7 +150,7 @@ def _write_examples(folder: Path, judgement: Judgement, inputs: Inputs) -> None:
         case = inputs.cases[number]
         kind = "worst" if number == judgement.worst else "example"
         picture = _side_by_side(
-            _grey(case.image),
+            _grey(next(iter(case.inputs.values()))),
             _bright(judgement.fp32[number].mask),
             _bright(judgement.int8[number].mask),
         )

@@ -1,4 +1,4 @@
-"""The process that runs one backend: ``python -m asdic.quantization.worker FOLDER``.
+"""The process that does one job: ``python -m asdic.quantization.worker FOLDER``.
 
 It is started by ``job.py``, which explains why. An expected error is part of the answer; anything
 else keeps its traceback, in the log.
@@ -12,20 +12,23 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from asdic.contract.errors import AsdicError
-from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
-from asdic.quantization.backends.backend import BACKENDS, Backend
+from asdic.contract.files import canonical_json, read_bounded, sha256_of, write_file
+from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles
 from asdic.quantization.job import (
     ANSWER_FILE,
     JOB_FILE,
-    PROGRAM_FILE,
     Answer,
+    ConvertJob,
     Job,
+    QuantizeJob,
+    decode_job,
     failure_of,
     read_calibration,
 )
 from asdic.quantization.recipe import parse_recipe
-from asdic.quantization.source import FloatModel, read_program
 
 _JOB_LIMIT_BYTES: Final = 8 << 20
 
@@ -37,21 +40,40 @@ def main(folder: Path) -> None:
 
 
 def _answer(folder: Path) -> Answer:
-    job = parse_json(read_bounded(folder / JOB_FILE, _JOB_LIMIT_BYTES), Job, what=JOB_FILE)
-    material = Path(job.material)
-    module, function = BACKENDS[job.model_format].split(":")
+    content = read_bounded(folder / JOB_FILE, _JOB_LIMIT_BYTES)
+    job = decode_job(content)
     try:
-        backend: Backend = getattr(importlib.import_module(module), function)
-        model = FloatModel(
-            program=read_program(material / PROGRAM_FILE),
-            description=job.description,
-            data=None,
-            digest="",
-        )
-        recipe = parse_recipe(job.recipe, job.model_format)
-        return Answer(files=backend(model, read_calibration(material), recipe, folder))
+        result = _result(job, folder)
     except AsdicError as error:
         return Answer(failure=failure_of(error))
+    digests = {name: sha256_of(folder / name) for name in result.files}
+    return Answer(result=msgspec.Raw(msgspec.json.encode(result)), digests=digests)
+
+
+def _result(job: Job, folder: Path) -> FloatFiles | QuantizedFiles:
+    match job:
+        case ConvertJob():
+            return _converted(job, folder)
+        case QuantizeJob():
+            return _quantized(job, folder)
+
+
+def _converted(job: ConvertJob, folder: Path) -> FloatFiles:
+    from asdic.quantization.converters.check import check_conversion
+    from asdic.quantization.converters.converter import convert
+
+    files = convert(job.model, job.model_format, folder)
+    check_conversion(
+        job.model, job.model_format, files, folder, read_calibration(job.calibration)[0]
+    )
+    return files
+
+
+def _quantized(job: QuantizeJob, folder: Path) -> QuantizedFiles:
+    module, function = BACKENDS[job.model_format].split(":")
+    backend: Backend = getattr(importlib.import_module(module), function)
+    recipe = parse_recipe(job.recipe, job.model_format)
+    return backend(job.model, job.source, read_calibration(job.calibration), recipe, folder)
 
 
 def _be_private() -> None:

@@ -1,4 +1,4 @@
-"""What a backend is: one function that writes the float and the INT8 model for one format."""
+"""What a backend is: one function that writes the INT8 model of one format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,32 +16,67 @@ from asdic.contract.errors import UnsupportedModelError
 from asdic.contract.target import ModelFormat
 from asdic.contract.variant import InputRule, OutputRule, TensorSpec
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
+from asdic.training.description import ModelDescription
 
 Tensors: TypeAlias = Mapping[str, NDArray[np.float32]]
 """One set of a model's inputs by name, prepared, in the layout of the float model."""
 
 
-class QuantizedFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of one format: names inside the folder, the one that a runtime opens first.
+class FloatFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A float model in one format: names inside its folder, the one that a runtime opens first.
 
-    ``inputs`` to ``postprocessing`` describe the files' own tensors (TFLite is channels-last).
-    ``int8_share`` is the share of the weights that are stored as INT8, 0 to 1.
+    ``inputs`` to ``postprocessing`` describe the files' own tensors, which are those of the INT8
+    files as well; ``channels_last`` names the tensors that the model's description holds
+    channels-first and these files do not (TFLite's images).
     """
 
+    name: str
     files: tuple[str, ...]
-    float_files: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: tuple[InputRule, ...]
     postprocessing: tuple[OutputRule, ...]
+    channels_last: tuple[str, ...] = ()
+
+    @classmethod
+    def described(cls, description: ModelDescription, *, files: tuple[str, ...]) -> FloatFiles:
+        """Return files whose tensors are those of the description."""
+        return cls(
+            name=description.name,
+            files=files,
+            inputs=description.inputs,
+            outputs=description.outputs,
+            preprocessing=description.preprocessing,
+            postprocessing=description.postprocessing,
+        )
+
+    def laid_out(self, samples: Sequence[Tensors]) -> list[dict[str, NDArray[np.float32]]]:
+        """Return tensors in the layout of the description as these files take them."""
+        return [
+            {
+                name: np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+                if name in self.channels_last
+                else array
+                for name, array in one.items()
+            }
+            for one in samples
+        ]
+
+
+class QuantizedFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The INT8 files of one format: names inside the folder, the one that is opened first.
+
+    ``int8_share`` is the share of the weights that are stored as INT8, 0 to 1.
+    """
+
+    files: tuple[str, ...]
     int8_share: float
 
 
 class Backend(Protocol):
-    """Write ``model`` as float and as INT8 into ``folder``, and say what was written.
+    """Quantize the float model in ``source`` into ``folder``, and say what was written.
 
-    A folder may be used again with another recipe: the float model in it is then reused.
+    ``calibration`` is in the layout of the model's description (``FloatFiles.laid_out``).
 
     Raises:
         MissingPackageError: A package of the extra ``quantize`` is not installed.
@@ -50,7 +85,12 @@ class Backend(Protocol):
     """
 
     def __call__(
-        self, model: FloatModel, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
+        self,
+        model: FloatFiles,
+        source: Path,
+        calibration: Sequence[Tensors],
+        recipe: Recipe,
+        folder: Path,
     ) -> QuantizedFiles:
         """Write the files."""
         ...
@@ -91,3 +131,15 @@ def int8_share(sizes: Iterable[tuple[int, bool]]) -> float:
     pairs = list(sizes)
     total = sum(count for count, _ in pairs)
     return sum(count for count, is_int8 in pairs if is_int8) / total if total else 0.0
+
+
+def strip_onnx(graph: Any, name: str) -> None:
+    """Remove what tells of this machine (stack traces, paths) from an ONNX model."""
+    graph.graph.name = name
+    graph.graph.doc_string = graph.doc_string = ""
+    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        del value.metadata_props[:]

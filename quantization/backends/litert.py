@@ -1,34 +1,19 @@
-"""INT8 for LiteRT (TFLite): converted by litert-torch, quantized by ai-edge-quantizer.
-
-Importing litert-torch takes 5 s on a quiet machine and up to 28 s on a busy one, so it happens
-inside the function.
-"""
+"""INT8 for LiteRT (TFLite), by ai-edge-quantizer."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
-from asdic.contract.variant import ImageInput, InputRule, MaskOutput, OutputRule, TensorSpec
-from asdic.quantization.backends.backend import (
-    QuantizedFiles,
-    Tensors,
-    int8_share,
-    unsupported,
-)
+from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles, Tensors, int8_share
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
 
-_Rule = TypeVar("_Rule", InputRule, OutputRule)
-
-FLOAT_FILE: Final = "float.tflite"
 FILE: Final = "model.tflite"
 _LAYERS: Final = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
 _WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scalars
@@ -36,71 +21,12 @@ _THREADS: Final = 2
 
 
 def quantize(
-    model: FloatModel, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
+    model: FloatFiles, source: Path, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
 ) -> QuantizedFiles:
-    """Write ``float.tflite`` and ``model.tflite``, both with images channels-last."""
-    path = folder / FLOAT_FILE
-    if not path.is_file():
-        write_file(path, _converted(model))
-    flipped = _flipped(model)
-    samples = [
-        {name: _channels_last(array) if name in flipped else array for name, array in one.items()}
-        for one in calibration
-    ]
-    quantized = _quantized(path, samples, recipe)
+    """Write ``model.tflite``."""
+    quantized = _quantized(source / model.files[0], model.laid_out(calibration), recipe)
     write_file(folder / FILE, quantized)
-    description = model.description
-    return QuantizedFiles(
-        files=(FILE,),
-        float_files=(FLOAT_FILE,),
-        inputs=tuple(_last_spec(spec, flipped) for spec in description.inputs),
-        outputs=tuple(_last_spec(spec, flipped) for spec in description.outputs),
-        preprocessing=tuple(_last_rule(rule) for rule in description.preprocessing),
-        postprocessing=tuple(_last_rule(rule) for rule in description.postprocessing),
-        int8_share=int8_share(_weights(quantized)),
-    )
-
-
-def _converted(model: FloatModel) -> bytes:
-    try:
-        import litert_torch
-        import torch
-    except ImportError as error:
-        raise MissingPackageError("litert-torch", "quantize") from error
-
-    flipped = _flipped(model)
-    inner = model.program.module()
-    inputs = [spec.name for spec in model.description.inputs]
-    outputs = [spec.name for spec in model.description.outputs]
-
-    class ChannelsLast(torch.nn.Module):
-        """The model with named, channels-last inputs and outputs, so TFLite needs no transpose."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, **named: Any) -> dict[str, Any]:
-            arguments = [
-                named[name].permute(0, 3, 1, 2) if name in flipped else named[name]
-                for name in inputs
-            ]
-            answers = self.inner(*arguments)
-            answers = answers if isinstance(answers, list | tuple) else (answers,)
-            return {
-                name: answer.permute(0, 2, 3, 1) if name in flipped else answer
-                for name, answer in zip(outputs, answers, strict=True)
-            }
-
-    examples = {
-        spec.name: torch.zeros(_last_spec(spec, flipped).shape) for spec in model.description.inputs
-    }
-    try:
-        edge = litert_torch.convert(ChannelsLast(), sample_kwargs=examples)
-        content: bytes = edge.model_content()
-    except Exception as error:  # the converter raises whatever its many layers raise
-        raise unsupported(error, converter="LiteRT") from error
-    return content
+    return QuantizedFiles(files=(FILE,), int8_share=int8_share(_weights(quantized)))
 
 
 def _quantized(path: Path, samples: Sequence[Tensors], recipe: Recipe) -> bytes:
@@ -145,30 +71,3 @@ def _weights(content: bytes) -> Iterator[tuple[int, bool]]:
         is_constant = model.buffers[tensor.buffer].data is not None
         if is_constant and tensor.type in kinds and count >= _WEIGHT_AT_LEAST:
             yield count, kinds[tensor.type]
-
-
-def _flipped(model: FloatModel) -> frozenset[str]:
-    """Return the names of the tensors that TFLite holds channels-last and the model does not."""
-    rules = (*model.description.preprocessing, *model.description.postprocessing)
-    return frozenset(
-        rule.tensor
-        for rule in rules
-        if isinstance(rule, ImageInput | MaskOutput) and rule.layout == "nchw"
-    )
-
-
-def _channels_last(array: Any) -> Any:
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-
-
-def _last_spec(spec: TensorSpec, flipped: frozenset[str]) -> TensorSpec:
-    if spec.name not in flipped:
-        return spec
-    batch, channels, height, width = spec.shape
-    return msgspec.structs.replace(spec, shape=(batch, height, width, channels))
-
-
-def _last_rule(rule: _Rule) -> _Rule:
-    if isinstance(rule, ImageInput | MaskOutput):
-        return msgspec.structs.replace(rule, layout="nhwc")
-    return rule

@@ -1,4 +1,4 @@
-"""INT8 for OpenVINO: converted by OpenVINO, quantized by NNCF.
+"""INT8 for OpenVINO, by NNCF.
 
 NNCF works on OpenVINO's graph here: on a torch module it timed out compiling it.
 """
@@ -11,17 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
-from asdic.quantization.backends.backend import (
-    QuantizedFiles,
-    Tensors,
-    int8_share,
-    unsupported,
-)
+from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles, Tensors, int8_share
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
 
 FILES: Final = ("model.xml", "model.bin")
-FLOAT_FILES: Final = ("float.xml", "float.bin")
 _LAYERS: Final = frozenset(
     {
         "Convolution",
@@ -35,20 +28,19 @@ _WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scala
 
 
 def quantize(
-    model: FloatModel, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
+    model: FloatFiles, source: Path, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
 ) -> QuantizedFiles:
-    """Write ``float.xml/.bin`` and ``model.xml/.bin``."""
+    """Write ``model.xml/.bin``."""
     try:
         import nncf
         import openvino
     except ImportError as error:
         raise MissingPackageError(error.name or "openvino", "quantize") from error
-    graph = _converted(openvino, model)
-    openvino.save_model(graph, folder / FLOAT_FILES[0], compress_to_fp16=False)
+    graph = openvino.Core().read_model(source / model.files[0])
     try:
         quantized = nncf.quantize(
             graph,
-            nncf.Dataset([dict(one) for one in calibration]),
+            nncf.Dataset([dict(one) for one in model.laid_out(calibration)]),
             subset_size=len(calibration),
             fast_bias_correction=True,
             ignored_scope=_ignored(nncf, graph, recipe),
@@ -57,32 +49,7 @@ def quantize(
     except Exception as error:
         raise QuantizationError(f"NNCF failed: {error}") from error
     openvino.save_model(quantized, folder / FILES[0], compress_to_fp16=False)
-    description = model.description
-    return QuantizedFiles(
-        files=FILES,
-        float_files=FLOAT_FILES,
-        inputs=description.inputs,
-        outputs=description.outputs,
-        preprocessing=description.preprocessing,
-        postprocessing=description.postprocessing,
-        int8_share=int8_share(_weights(quantized)),
-    )
-
-
-def _converted(openvino: Any, model: FloatModel) -> Any:
-    try:
-        graph = openvino.convert_model(model.program)
-    except Exception as error:
-        raise unsupported(error, converter="OpenVINO") from error
-    graph.set_friendly_name(model.name)
-    shapes = {}
-    for port, spec in zip(graph.inputs, model.description.inputs, strict=True):
-        port.get_tensor().set_names({spec.name})
-        shapes[spec.name] = openvino.PartialShape(spec.shape)
-    for port, spec in zip(graph.outputs, model.description.outputs, strict=True):
-        port.get_tensor().set_names({spec.name})
-    graph.reshape(shapes)
-    return graph
+    return QuantizedFiles(files=FILES, int8_share=int8_share(_weights(quantized)))
 
 
 def _ignored(nncf: Any, graph: Any, recipe: Recipe) -> Any:

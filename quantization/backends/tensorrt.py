@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import math
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,42 +20,28 @@ import numpy as np
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
 from asdic.quantization.backends.backend import (
+    FloatFiles,
     QuantizedFiles,
     Tensors,
     int8_share,
-    unsupported,
+    strip_onnx,
 )
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
 
 FILE: Final = "model.onnx"
-FLOAT_FILE: Final = "float.onnx"
-OPSET: Final = 18
 _LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QDQ: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scalars
 
 
 def quantize(
-    model: FloatModel, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
+    model: FloatFiles, source: Path, calibration: Sequence[Tensors], recipe: Recipe, folder: Path
 ) -> QuantizedFiles:
-    """Write ``float.onnx`` and ``model.onnx``."""
-    path = folder / FLOAT_FILE
-    if not path.is_file():
-        write_file(path, _exported(model))
-    quantized = _quantized(path, calibration, recipe)
+    """Write ``model.onnx``."""
+    quantized = _quantized(source / model.files[0], model.laid_out(calibration), recipe)
     check_graph(quantized)
     write_file(folder / FILE, quantized.SerializeToString(deterministic=True))
-    description = model.description
-    return QuantizedFiles(
-        files=(FILE,),
-        float_files=(FLOAT_FILE,),
-        inputs=description.inputs,
-        outputs=description.outputs,
-        preprocessing=description.preprocessing,
-        postprocessing=description.postprocessing,
-        int8_share=int8_share(_weights(quantized)),
-    )
+    return QuantizedFiles(files=(FILE,), int8_share=int8_share(_weights(quantized)))
 
 
 def check_graph(graph: Any) -> None:
@@ -93,51 +78,6 @@ def parse_with_rtx(path: Path) -> list[str] | None:
     return [f"{one.node_operator()} {one.node_name()}: {one.desc()}" for one in errors] or [
         "refused without a reason"
     ]
-
-
-def _exported(model: FloatModel) -> bytes:
-    try:
-        importlib.import_module("onnxscript")  # torch's exporter needs it and says so less clearly
-        import torch
-    except ImportError as error:
-        raise MissingPackageError(error.name or "onnxscript", "quantize") from error
-    examples = tuple(torch.zeros(spec.shape) for spec in model.description.inputs)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(
-                model.program,
-                examples,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[spec.name for spec in model.description.inputs],
-                output_names=[spec.name for spec in model.description.outputs],
-                optimize=True,
-                verbose=False,
-            )
-    except Exception as error:
-        raise unsupported(error, converter="torch's ONNX exporter") from error
-    if exported is None:
-        raise QuantizationError("torch exported no ONNX model")
-    graph = exported.model_proto
-    found = {one.version for one in graph.opset_import if one.domain in {"", "ai.onnx"}}
-    if found != {OPSET}:
-        raise QuantizationError(f"torch exported ONNX opset {sorted(found)}, {OPSET} was asked for")
-    _strip(graph, model.name)
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
-
-
-def _strip(graph: Any, name: str) -> None:
-    """Remove stack traces with this machine's paths; they change no result, but the bytes."""
-    graph.graph.name = name
-    graph.graph.doc_string = graph.doc_string = ""
-    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
-    for node in graph.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        del value.metadata_props[:]
 
 
 def _quantized(path: Path, calibration: Sequence[Tensors], recipe: Recipe) -> Any:
@@ -185,7 +125,7 @@ def _quantized(path: Path, calibration: Sequence[Tensors], recipe: Recipe) -> An
         except Exception as error:
             raise QuantizationError(f"ONNX Runtime's quantizer failed: {error}") from error
         graph = onnx.load(result)
-    _strip(graph, graph.graph.name)
+    strip_onnx(graph, graph.graph.name)
     return graph
 
 

@@ -101,18 +101,17 @@ def wake_words(shared_data: Path, _folder: Path) -> tuple[Path, NDArray[np.float
 
 def carotid(shared_data: Path, folder: Path) -> tuple[Path, NDArray[np.float32]]:
     """Quantize the real U-Net at a small size, on real images."""
-    from asdic.quantization.job import run_job, write_material
+    from asdic.quantization.once import quantize_once
     from asdic.quantization.recipe import Recipe
     from asdic.quantization.source import read_source
 
-    model = read_source(shared_data / "models" / "carotid.pt", input_shape=(SIDE, SIDE))
+    path = shared_data / "models" / "carotid.pt"
+    model = read_source(path, folder, input_shape=(SIDE, SIDE))
     inputs = images(shared_data / "timtrack", 8, SIDE, channels=1)
     name = model.description.inputs[0].name
     calibration = [{name: one.reshape(1, 1, SIDE, SIDE)} for one in inputs]
-    write_material(model, calibration, folder)
-    files = run_job(model, ModelFormat.TFLITE, Recipe(), material=folder, folder=folder)
-    assert files.int8_share > 0.9
-    return folder / files.files[0], inputs
+    made = quantize_once(model, ModelFormat.TFLITE, Recipe(), calibration, folder)
+    return made.int8_paths[0], inputs
 
 
 MODELS: Final = MappingProxyType({"kws": keywords, "vww": wake_words, "carotid": carotid})

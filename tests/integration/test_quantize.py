@@ -24,9 +24,10 @@ from asdic.device.runner.golden import LABELLED_AT_LEAST, check_golden
 from asdic.device.runner.runner import Runner
 from asdic.quantization.calibration import read_inputs
 from asdic.quantization.gate import Verdict
-from asdic.quantization.job import run_job, write_material
+from asdic.quantization.job import ConvertJob, Workers
+from asdic.quantization.once import quantize_once
 from asdic.quantization.quantize import Options, quantize_model
-from asdic.quantization.recipe import LADDERS
+from asdic.quantization.recipe import LADDERS, parse_recipe
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.source import read_source
 from tests.support.disc_finder import (
@@ -149,14 +150,12 @@ def test_the_same_inputs_give_the_same_bytes(
 ) -> None:
     recipe = read_variant(variants / target).recipe
     model_format = target_named(target).model_format
-    model = read_source(run)
+    model = read_source(run, tmp_path)
     inputs = read_inputs(model.data, model.description)
-    write_material(model, inputs.calibration, tmp_path)
-    (tmp_path / "again").mkdir()
-    rung = next(one for one in LADDERS[model_format] if one.name == recipe)
-    files = run_job(model, model_format, rung, material=tmp_path, folder=tmp_path / "again")
-    for name in files.files:
-        assert (tmp_path / "again" / name).read_bytes() == (variants / target / name).read_bytes()
+    rung = parse_recipe(recipe, model_format)
+    made = quantize_once(model, model_format, rung, inputs.calibration, tmp_path)
+    for path in made.int8_paths:
+        assert path.read_bytes() == (variants / target / path.name).read_bytes()
 
 
 def test_the_same_call_again_keeps_what_is_there(variants: Path, run: Path) -> None:
@@ -187,7 +186,7 @@ def test_a_model_that_lost_too_much_is_not_written(run: Path, tmp_path: Path) ->
     options = Options(max_drop=-100.0, recipe=PLAIN)  # it would have to gain 100 points
     with pytest.raises(AccuracyDropError, match="x86-openvino-int8: the metric dropped by"):
         quantize_model(run, (OPENVINO,), tmp_path / "out", options=options)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / OPENVINO).exists()
 
 
 def test_without_labels_int8_is_judged_by_agreement(run: Path, tmp_path: Path) -> None:
@@ -206,24 +205,23 @@ def test_without_labels_int8_is_judged_by_agreement(run: Path, tmp_path: Path) -
 def test_an_operator_without_support_is_named(
     data: Path, tmp_path: Path, model_format: ModelFormat
 ) -> None:
-    model = read_source(write_run(tmp_path / "run", data, WithOperator()))
-    write_material(model, [{"image": example().numpy()}], tmp_path)
-    (tmp_path / "job").mkdir()
+    model = read_source(write_run(tmp_path / "run", data, WithOperator()), tmp_path)
+    calibration = [{"image": example().numpy()}]
     recipe = LADDERS[model_format][0]
     with pytest.raises(UnsupportedModelError, match=r"does not support the operator .*bessel_j0"):
-        run_job(model, model_format, recipe, material=tmp_path, folder=tmp_path / "job")
+        quantize_once(model, model_format, recipe, calibration, tmp_path)
 
 
 def test_a_converter_that_dies_is_one_clear_line(run: Path, tmp_path: Path) -> None:
-    model = read_source(run)
-    write_material(model, [{"image": example().numpy()}], tmp_path)
-    (tmp_path / "calibration.npz").unlink()
-    recipe = LADDERS[ModelFormat.OPENVINO_IR][0]
-    (tmp_path / "job").mkdir()
+    job = ConvertJob(
+        model=read_source(run, tmp_path),
+        model_format=ModelFormat.OPENVINO_IR,
+        calibration=tmp_path / "nothing.npz",
+    )
     with pytest.raises(
         QuantizationError, match=r"converter for openvino-ir ended with code 1: FileNotFound[^\n]*$"
     ):
-        run_job(model, ModelFormat.OPENVINO_IR, recipe, material=tmp_path, folder=tmp_path / "job")
+        Workers().convert(job, tmp_path / "float")
 
 
 def test_an_unknown_target_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from asdic.contract.errors import ConfigError, UnsupportedModelError
-from asdic.quantization.source import read_source
+from asdic.quantization.source import read_program, read_source
 from tests.support.disc_finder import SIDE, DiscFinder, write_run
+
+SIZE = (SIDE, SIDE)
 
 
 def _scripted(path: Path, network: torch.nn.Module) -> Path:
@@ -24,52 +26,58 @@ def _scripted(path: Path, network: torch.nn.Module) -> Path:
 
 
 def test_a_run_gives_the_network_that_was_saved(tmp_path: Path) -> None:
-    model = read_source(write_run(tmp_path / "run", tmp_path))
+    model = read_source(write_run(tmp_path / "run", tmp_path), tmp_path)
     image = torch.rand(1, 1, SIDE, SIDE)
-    assert torch.equal(model.program.module()(image), DiscFinder().eval()(image))
+    assert torch.equal(read_program(model.path).module()(image), DiscFinder().eval()(image))
 
 
 def test_a_run_remembers_its_data_until_other_data_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tmp_path / "first")
-    assert read_source(run).data == tmp_path / "first"
-    assert read_source(run, data=tmp_path / "other").data == tmp_path / "other"
+    assert read_source(run, tmp_path).data == tmp_path / "first"
+    assert read_source(run, tmp_path, data=tmp_path / "other").data == tmp_path / "other"
 
 
 def test_a_torchscript_file_answers_the_same_bit_for_bit(tmp_path: Path) -> None:
-    model = read_source(_scripted(tmp_path / "discs.pt", DiscFinder()), input_shape=(SIDE, SIDE))
+    model = read_source(
+        _scripted(tmp_path / "discs.pt", DiscFinder()), tmp_path, input_shape=(SIDE, SIDE)
+    )
     image = torch.rand(1, 1, SIDE, SIDE)
-    assert torch.equal(model.program.module()(image), DiscFinder().eval()(image))
+    assert torch.equal(read_program(model.path).module()(image), DiscFinder().eval()(image))
 
 
 def test_what_a_torchscript_file_does_not_say_is_said_to_be_assumed(tmp_path: Path) -> None:
-    model = read_source(_scripted(tmp_path / "discs.pt", DiscFinder()), input_shape=(SIDE, SIDE))
+    model = read_source(
+        _scripted(tmp_path / "discs.pt", DiscFinder()), tmp_path, input_shape=(SIDE, SIDE)
+    )
     assert model.assumptions == (
         "the input is one grey image of 32x32 pixels with values in [0, 1]",
         "the answer is a mask: 1 channel(s) of logits, sigmoid",
     )
 
 
-def test_the_real_torchscript_network_answers_the_same_bit_for_bit(shared_data: Path) -> None:
+def test_the_real_torchscript_network_answers_the_same_bit_for_bit(
+    shared_data: Path, tmp_path: Path
+) -> None:
     path = shared_data / "models" / "carotid.pt"
-    model = read_source(path, input_shape=(64, 64))
+    model = read_source(path, tmp_path, input_shape=(64, 64))
     image = torch.rand(1, 1, 64, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted: Any = torch.jit.load(str(path), map_location="cpu")
-        assert torch.equal(model.program.module()(image), scripted.eval()(image))
+        assert torch.equal(read_program(model.path).module()(image), scripted.eval()(image))
 
 
 def test_a_torchscript_file_that_answers_no_mask_is_refused(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 2))
     with pytest.raises(UnsupportedModelError, match=r"answers \(1, 2\) for an input of"):
-        read_source(_scripted(tmp_path / "classes.pt", network), input_shape=(SIDE, SIDE))
+        read_source(_scripted(tmp_path / "classes.pt", network), tmp_path, input_shape=SIZE)
 
 
 def test_a_pickle_in_disguise_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     with pytest.raises(ConfigError, match="plain pickles are not opened"):
-        read_source(path)
+        read_source(path, tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -77,7 +85,7 @@ def test_a_pickled_module_is_refused_without_opening_it(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(_Trap(tmp_path / "sprung"), path)
     with pytest.raises(ConfigError, match="holds weights without code"):
-        read_source(path)
+        read_source(path, tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -85,12 +93,12 @@ def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tmp_path)
     (run / "model.pt2").write_bytes((run / "model.pt2").read_bytes()[:500])
     with pytest.raises(ConfigError, match="is not an exported program"):
-        read_source(run)
+        read_source(run, tmp_path)
 
 
 def test_no_model_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no model at"):
-        read_source(tmp_path / "nothing")
+        read_source(tmp_path / "nothing", tmp_path)
 
 
 class _Trap:

@@ -17,7 +17,7 @@ from asdic.contract.errors import QuantizationError
 from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import Tensors
 from asdic.quantization.backends.tensorrt import check_graph, parse_with_rtx
-from asdic.quantization.job import run_job, write_material
+from asdic.quantization.once import quantize_once
 from asdic.quantization.recipe import LADDERS, Recipe
 from asdic.quantization.source import read_source
 from tests.conftest import missing
@@ -70,11 +70,9 @@ def _convolution(*, zero_point: int = 0, int32_bias: bool = False) -> Any:
 @pytest.mark.tensorrt_rtx
 @pytest.mark.parametrize("recipe", LADDERS[ModelFormat.ONNX_QDQ], ids=lambda one: one.name)
 def test_the_parser_accepts_the_jetsons_file(tmp_path: Path, recipe: Recipe) -> None:
-    model = read_source(write_run(tmp_path / "run", tmp_path))
-    write_material(model, INPUTS, tmp_path)
-    (tmp_path / "job").mkdir()
-    files = run_job(model, ModelFormat.ONNX_QDQ, recipe, material=tmp_path, folder=tmp_path / "job")
-    assert _parse(tmp_path / "job" / files.files[0]) == []
+    model = read_source(write_run(tmp_path / "run", tmp_path), tmp_path)
+    made = quantize_once(model, ModelFormat.ONNX_QDQ, recipe, INPUTS, tmp_path)
+    assert _parse(made.int8_paths[0]) == []
 
 
 @pytest.mark.tensorrt_rtx

@@ -44,7 +44,7 @@ def _judge(
     inputs = Inputs(
         calibration=(),
         cases=tuple(
-            Case(name=str(number), image=IMAGE, reference=one)
+            Case(name=str(number), inputs={"image": IMAGE}, reference=one)
             for number, one in enumerate(references)
         ),
         labelled=references[0] is not None,

@@ -1,0 +1,75 @@
+"""Whether a converted float model still answers as its source does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asdic.contract.errors import QuantizationError
+from asdic.contract.target import ModelFormat, Runtime
+from asdic.device.metrics import sqnr_db
+from asdic.device.runner.engine import open_engine
+from asdic.quantization.backends.backend import FloatFiles, Tensors
+from asdic.quantization.source import FloatModel, read_program
+
+CONVERSION_DB: Final = 60.0
+"""Float converters measured 95 to 122 dB on U-Nets with and without instance normalization."""
+
+_RUNTIMES: Final = MappingProxyType(
+    {
+        ModelFormat.TFLITE: Runtime.LITERT,
+        ModelFormat.OPENVINO_IR: Runtime.OPENVINO,
+        ModelFormat.ONNX_QDQ: Runtime.ONNXRUNTIME,
+    }
+)
+
+
+def check_conversion(
+    model: FloatModel,
+    model_format: ModelFormat,
+    files: FloatFiles,
+    folder: Path,
+    tensors: Tensors,
+) -> None:
+    """Check that the float files in ``folder`` answer as the model that they were made from.
+
+    Args:
+        model: The source.
+        model_format: What the files are.
+        files: The files' description.
+        folder: Where they are.
+        tensors: One set of inputs, in the layout of the model's description.
+
+    Raises:
+        QuantizationError: The answers are further apart than rounding explains.
+    """
+    expected = _answers(model, tensors)
+    runtime = _RUNTIMES[model_format]
+    with closing(open_engine(runtime, [folder / name for name in files.files])) as engine:
+        found = engine.run(files.laid_out([tensors])[0])
+    for spec, reference in zip(model.description.outputs, expected, strict=True):
+        answer = found[spec.name]
+        if spec.name in files.channels_last:
+            answer = answer.transpose(0, 3, 1, 2)
+        distance_db = sqnr_db(reference, answer)
+        if not distance_db >= CONVERSION_DB:
+            raise QuantizationError(
+                f"conversion changed the float model: output {spec.name!r} is {distance_db:.1f} dB "
+                f"from torch's, at least {CONVERSION_DB:.0f} dB are expected"
+            )
+
+
+def _answers(model: FloatModel, tensors: Tensors) -> Sequence[NDArray[np.float32]]:
+    import torch
+
+    arguments = [torch.from_numpy(tensors[spec.name]) for spec in model.description.inputs]
+    with torch.no_grad():
+        answers: Any = read_program(model.path).module()(*arguments)
+    answers = answers if isinstance(answers, list | tuple) else (answers,)
+    return [answer.numpy() for answer in answers]

@@ -1,0 +1,1 @@
+"""What people bring: one reader for each kind of model."""
