@@ -7,6 +7,7 @@ clear line, two of them run at the same time, and nothing of them stays in this 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,8 @@ LOG_FILE: Final = "log.txt"
 TIMEOUT_S: Final = 3600.0
 _ANSWER_LIMIT_BYTES: Final = 8 << 20
 _LOG_TAIL_BYTES: Final = 64 << 10
+OUT_OF_MEMORY: Final = ("MemoryError", "std::bad_alloc", "can't allocate memory")
+"""What Python, C++ and torch say last."""
 
 _ERRORS: Final = MappingProxyType(
     {kind.__name__: kind for kind in (ConfigError, QuantizationError, UnsupportedModelError)}
@@ -121,9 +124,13 @@ class Workers:
     """The processes that do jobs. ``stop`` ends those that run, and no other begins.
 
     A job whose answer lies in its folder already, files and all, is not done again.
+
+    Args:
+        memory_bytes: What one of them may allocate; None leaves it to the system.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory_bytes: int | None = None) -> None:
+        self._memory_bytes = memory_bytes
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -192,13 +199,16 @@ class Workers:
             if self._stopped:
                 raise QuantizationError("stopped")
             process = subprocess.Popen(
-                [sys.executable, "-m", "asdic.quantization.worker", str(folder)],
+                [sys.executable, "-m", "asdic.quantization.worker", str(folder), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
             self._running.add(process)
+            if self._memory_bytes is not None:
+                limit = (self._memory_bytes, self._memory_bytes)
+                resource.prlimit(process.pid, resource.RLIMIT_AS, limit)
             return process
 
 
@@ -233,12 +243,13 @@ def _is_done(folder: Path, description: bytes) -> bool:
 
 
 def _obituary(what: str, code: int, log: Path) -> str:
+    tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    if code == -signal.SIGKILL or any(word in tail for word in OUT_OF_MEMORY):
+        return (
+            f"{what} ran out of memory; close other programs, use a machine with more, or a "
+            "smaller input"
+        )
     if code < 0:
-        reason = f"was killed by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            reason += " (too little memory?)"
-    else:
-        tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-        lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        reason = f"ended with code {code}: {lines[-1][:300] if lines else 'it said nothing'}"
-    return f"{what} {reason}"
+        return f"{what} was killed by {signal.Signals(-code).name}"
+    return f"{what} ended with code {code}: {lines[-1][:300] if lines else 'it said nothing'}"

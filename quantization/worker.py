@@ -1,7 +1,8 @@
-"""The process that does one job: ``python -m asdic.quantization.worker FOLDER``.
+"""The process that does one job: ``python -m asdic.quantization.worker FOLDER PARENT``.
 
-It is started by ``job.py``, which explains why. An expected error is part of the answer; anything
-else keeps its traceback, in the log.
+It is started by ``job.py``, which explains why, and ends with it (``PARENT`` is its number). An
+expected error is part of the answer; anything else keeps its traceback, in the log. So does a
+want of memory, whatever a tool made of it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import msgspec
 
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, read_bounded, sha256_of, write_file
+from asdic.device.process import end_with_parent
 from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles
 from asdic.quantization.job import (
     ANSWER_FILE,
     JOB_FILE,
+    OUT_OF_MEMORY,
     Answer,
     ConvertJob,
     Job,
@@ -33,8 +36,9 @@ from asdic.quantization.recipe import parse_recipe
 _JOB_LIMIT_BYTES: Final = 8 << 20
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, parent: int) -> None:
     """Do the job in ``folder`` and write the answer beside it."""
+    end_with_parent(parent)
     _be_private()
     write_file(folder / ANSWER_FILE, canonical_json(_answer(folder)))
 
@@ -45,9 +49,19 @@ def _answer(folder: Path) -> Answer:
     try:
         result = _result(job, folder)
     except AsdicError as error:
+        if _wants_memory(error):
+            raise
         return Answer(failure=failure_of(error))
     digests = {name: sha256_of(folder / name) for name in result.files}
     return Answer(result=msgspec.Raw(msgspec.json.encode(result)), digests=digests)
+
+
+def _wants_memory(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _result(job: Job, folder: Path) -> FloatFiles | QuantizedFiles:
@@ -86,4 +100,4 @@ def _be_private() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
