@@ -1,22 +1,29 @@
 """How good an answer is, in points from 0 to 100, and how far two tensors are apart.
 
 The same functions judge in training, in the quantizer's gate and in the golden check on the
-device, so that a figure means the same everywhere. numpy only: a device imports this.
+device, so that a figure means the same everywhere. Most metrics are those of a sample, of which
+a mean is taken; ``auc`` and ``map`` exist for a set of samples only. numpy only: a device imports
+this.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError, DataError
+from asdic.contract.variant import ArrayOutput, ClassOutput, MaskOutput, OutputRule
+from asdic.device.ranking import Ranking
 
 Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
+SetMetric: TypeAlias = Callable[[Ranking, NDArray[np.float32] | None], NDArray[np.float64]]
+"""Points of R resamples (R,), from the samples' ranking and the weights (n, R) of the resamples;
+without weights those of the set itself, (1,)."""
 
 
 def dice(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
@@ -45,29 +52,82 @@ def top1(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
     """Return 100 if the class with the highest score is the reference class, else 0.
 
     ``prediction`` holds one score a class, or a single class number; ``reference`` is a class
-    number. Of equal scores the first counts.
+    number, or one 0 or 1 a class where several may be right. Of equal scores the first counts.
 
     Raises:
-        DataError: ``prediction`` is empty, or ``reference`` is not one number.
+        DataError: ``prediction`` is empty, or ``reference`` is neither.
     """
     scores, expected = np.asarray(prediction), np.asarray(reference)
-    if scores.size == 0 or expected.size != 1:
+    several = expected.ndim == 1 and scores.size == expected.size > 1
+    if scores.size == 0 or not (expected.size == 1 or several):
         raise DataError(
             f"top1 compares scores with one class number, not shape {scores.shape} "
             f"with shape {expected.shape}"
         )
     found = int(scores.argmax()) if scores.size > 1 else int(scores.item())
-    return 100.0 if found == int(expected.item()) else 0.0
+    right = bool(expected[found]) if several else found == int(expected.item())
+    return 100.0 if right else 0.0
 
 
 def agreement(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
     """Return how well an answer agrees with the float model's, in points.
 
-    For masks it is ``dice`` against the float model's mask, for a class number ``top1``. It says
-    nothing about the truth: it is for models that come without labels.
+    For masks it is ``dice`` against the float model's mask, for a class number ``top1``, for an
+    array of floats ``closeness``. It says nothing about the truth: it is for models that come
+    without labels.
     """
-    measure = top1 if np.asarray(reference).size == 1 else dice
-    return measure(prediction, reference)
+    expected = np.asarray(reference)
+    if np.issubdtype(expected.dtype, np.floating):
+        return closeness(prediction, expected)
+    return top1(prediction, expected) if expected.size == 1 else dice(prediction, expected)
+
+
+def closeness(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return how near an array is to another, in points: 100 less the relative error in percent.
+
+    It is ``100 max(0, 1 - ||prediction - reference|| / ||reference||)`` with Euclidean norms over
+    all elements, so a function of the SQNR: ``100 (1 - 10^(-SQNR / 20))``. 20 dB are 90 points,
+    30 dB 96.8, 40 dB 99. An answer that is not finite has 0 points; a silent reference is met by
+    silence alone.
+
+    Raises:
+        DataError: The shapes differ, or the reference is not finite.
+    """
+    if not np.isfinite(reference).all():
+        raise DataError("a reference that is NaN or infinite compares with nothing")
+    if not np.isfinite(prediction).all():
+        return 0.0
+    error = math.pow(10.0, -sqnr_db(reference, prediction) / 20)
+    return 100.0 * max(0.0, 1.0 - error)
+
+
+def auc(scores: NDArray[Any], references: NDArray[Any]) -> float:
+    """Return the area under the ROC curve of all samples, in points.
+
+    The probability that a sample of the class scores higher than one of another, ties counted
+    half (Hanley and McNeil, Radiology 143:29, 1982); with more than one score the mean over the
+    classes that occur, each against the rest. Chance is 50. NaN where all samples are of one
+    class.
+
+    Args:
+        scores: (n, C) floats, one row a sample.
+        references: (n,) class numbers, or (n, C) of 0 and 1 where several may be right; with one
+            score (n,) of 0 and 1.
+
+    Raises:
+        DataError: The shapes do not fit, or a class is unknown; see ``Ranking.of``.
+    """
+    return float(Ranking.of(scores, references).macro_roc_area()[0])
+
+
+def mean_average_precision(scores: NDArray[Any], references: NDArray[Any]) -> float:
+    """Return the mean over the classes that occur of the scores' average precision, in points.
+
+    It is the ``map`` of classification, with one class a sample or several: of image retrieval
+    and multi-label benchmarks. It is *not* the mAP of object detection, which matches boxes.
+    Chance is each class's share of the samples. Arguments and errors as in ``auc``.
+    """
+    return float(Ranking.of(scores, references).macro_average_precision()[0])
 
 
 def sqnr_db(reference: NDArray[Any], measured: NDArray[Any]) -> float:
@@ -92,19 +152,105 @@ def sqnr_db(reference: NDArray[Any], measured: NDArray[Any]) -> float:
 METRICS: Final[MappingProxyType[str, Metric]] = MappingProxyType(
     {"dice": dice, "iou": iou, "top1": top1, "agreement": agreement}
 )
+SET_METRICS: Final[MappingProxyType[str, SetMetric]] = MappingProxyType(
+    {"auc": Ranking.macro_roc_area, "map": Ranking.macro_average_precision}
+)
+
+_KINDS: Final = (MaskOutput, ClassOutput, ArrayOutput)
+_WORDS: Final = MappingProxyType(
+    {MaskOutput: "a mask", ClassOutput: "the scores of classes", ArrayOutput: "an array"}
+)
+
+
+class Fit(NamedTuple):
+    """The kinds of output that a metric judges, and which metric stands in for single samples."""
+
+    outputs: tuple[type[OutputRule], ...]
+    single: str
+
+
+FITS: Final[MappingProxyType[str, Fit]] = MappingProxyType(
+    {
+        "dice": Fit((MaskOutput,), "dice"),
+        "iou": Fit((MaskOutput,), "iou"),
+        "top1": Fit((ClassOutput,), "top1"),
+        "auc": Fit((ClassOutput,), "top1"),
+        "map": Fit((ClassOutput,), "top1"),
+        "agreement": Fit(_KINDS, "agreement"),
+    }
+)
 
 
 def metric_named(name: str) -> Metric:
-    """Return the metric called ``name``.
+    """Return the metric of a sample called ``name``.
 
     Raises:
-        ConfigError: There is no such metric; the message lists those that exist.
+        ConfigError: There is no such metric, or it is one of a set of samples; the message lists
+            those that exist.
     """
-    try:
-        return METRICS[name]
-    except KeyError:
-        known = ", ".join(METRICS)
-        raise ConfigError(f"unknown metric {name!r}; known metrics: {known}") from None
+    if name in SET_METRICS:
+        raise ConfigError(
+            f"the metric {name!r} needs all samples at once; a single one has {_listed(METRICS)}"
+        )
+    if name not in METRICS:
+        raise _unknown(name, METRICS)
+    return METRICS[name]
+
+
+def sample_metric_for(metric: str) -> str:
+    """Return the name of the metric by which single samples are judged where ``metric`` counts.
+
+    A golden set on a device is judged sample by sample, as are the worst samples of a report.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    if metric not in FITS:
+        raise _unknown(metric, FITS)
+    return FITS[metric].single
+
+
+def metrics_for(rule: OutputRule) -> tuple[str, ...]:
+    """Return the names of the metrics that can judge an output."""
+    return tuple(name for name, fit in FITS.items() if isinstance(rule, fit.outputs))
+
+
+def judged_rule(rules: Sequence[OutputRule]) -> OutputRule:
+    """Return the output that a metric judges: the first mask, else scores, else array.
+
+    Raises:
+        ConfigError: There is no output.
+    """
+    for kind in _KINDS:
+        for rule in rules:
+            if isinstance(rule, kind):
+                return rule
+    raise ConfigError("the model's description names no output; there is nothing to judge")
+
+
+def check_metric(metric: str, rules: Sequence[OutputRule]) -> None:
+    """Check that ``metric`` can judge what a model with the output ``rules`` answers.
+
+    Raises:
+        ConfigError: It cannot, or there is no such metric; the message names those that can.
+    """
+    if metric not in FITS:
+        raise _unknown(metric, FITS)
+    rule = judged_rule(rules)
+    fitting = metrics_for(rule)
+    if metric not in fitting:
+        raise ConfigError(
+            f"the metric {metric!r} does not fit the output {rule.tensor!r}, which is "
+            f"{_WORDS[type(rule)]}; metrics that fit: {_listed(fitting)}"
+        )
+
+
+def _unknown(name: str, known: Iterable[str]) -> ConfigError:
+    return ConfigError(f"unknown metric {name!r}; known metrics: {_listed(known)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _class_counts(
