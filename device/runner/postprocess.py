@@ -18,6 +18,7 @@ from typing_extensions import assert_never
 
 from asdic.contract.errors import ConfigError, ReleaseError
 from asdic.contract.variant import ArrayOutput, ClassOutput, MaskOutput, OutputRule
+from asdic.device.metrics import judged_rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +61,12 @@ class Prediction:
 
     @property
     def judged(self) -> NDArray[Any]:
-        """What a metric compares with a reference: the first mask, or else the first scores."""
-        if any(isinstance(rule, MaskOutput) for rule in self.rules):
-            return self.mask
-        return self.scores
+        """What a metric compares with a reference: the first mask, else scores, else array.
+
+        Raises:
+            ConfigError: The model's description names no output.
+        """
+        return self.outputs[judged_rule(self.rules).tensor]
 
     def _first(self, kind: type[MaskOutput] | type[ClassOutput], what: str) -> Any:
         for rule in self.rules:

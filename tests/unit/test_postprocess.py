@@ -126,6 +126,11 @@ def test_several_outputs_are_found_by_name():
     assert prediction.judged is prediction.mask
 
 
+def test_without_mask_and_scores_an_array_is_judged():
+    prediction = predict({"raw": np.array([7.0], np.float32)}, ArrayOutput(tensor="raw"))
+    assert prediction.judged is prediction.outputs["raw"]
+
+
 def test_a_mask_that_is_not_there_is_said_so():
     prediction = predict({"c": np.array([[1.0, 0.0]], np.float32)}, ClassOutput(tensor="c"))
     with pytest.raises(ConfigError, match=r"no mask output, only \['c'\]"):
