@@ -1,83 +1,68 @@
-"""The statistics of the verdict: did INT8 lose more than the limit, and how sure is that?
+"""The verdict: did INT8 lose more than the limit, and how sure is that?
 
-No I/O here. FP32 and INT8 answered the same samples, so all is computed from the paired
-differences: the samples' own difficulty cancels out.
+No I/O here. ``drop.py`` measures the drop and its interval. A verdict needs the whole interval on
+one side of the limit, so few samples rarely decide: 32 samples of which none flipped leave room
+for a drop of 10 points, and that is *undecided*, not passed, where 0.5 are allowed. About 770
+such samples pass.
 """
 
 from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from asdic.contract.errors import DataError
+from asdic.quantization.drop import Drop, flips_interval
 
-RESAMPLES: Final = 10_000
 MORE_SAMPLES_LIMIT: Final = 100_000
-_AT_ONCE: Final = 1_000
+INT8_SHARE_AT_LEAST: Final = 0.5
+"""The share of the multiply-accumulates below which a model is not called quantized."""
 
 
 class Verdict(str, Enum):
-    """What the gate says. ``undecided``: the interval of the drop holds the limit."""
+    """What the gate says.
+
+    ``undecided``: the interval of the drop holds the limit. ``not-quantized``: so little of the
+    model is INT8 that its accuracy is the float model's.
+    """
 
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     UNDECIDED = "undecided"
     FAIL = "fail"
+    NOT_QUANTIZED = "not-quantized"
 
 
-class Drop(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean paired drop in points (positive: INT8 is worse), and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    samples: int
-
-
-def paired_drop(
-    fp32: NDArray[np.floating[Any]], int8: NDArray[np.floating[Any]], *, seed: int = 0
-) -> Drop:
-    """Return the mean drop from ``fp32`` to ``int8``, both in points, one value a sample.
-
-    The interval is the percentile bootstrap over samples (Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993, chapter 13) with ``RESAMPLES`` resamples; same seed, same interval.
-
-    Raises:
-        DataError: There are no samples, or the two do not pair.
-    """
-    if fp32.shape != int8.shape or fp32.ndim != 1 or fp32.size == 0:
-        raise DataError(f"cannot pair {fp32.shape} FP32 scores with {int8.shape} INT8 scores")
-    differences = fp32.astype(np.float64) - int8
-    low, high = np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
-    return Drop(
-        mean=float(differences.mean()), low=float(low), high=float(high), samples=differences.size
-    )
-
-
-def verdict_of(drop: Drop, *, limit: float) -> Verdict:
+def verdict_of(drop: Drop, *, limit: float, int8_share: float = 1.0) -> Verdict:
     """Return the verdict: the whole interval must lie on one side of ``limit``.
 
-    ``pass`` where even the upper bound is within the limit, ``fail`` where even the lower bound
-    is beyond it.
+    ``fail`` where even the lower bound is beyond it. Otherwise ``not-quantized`` where less than
+    ``INT8_SHARE_AT_LEAST`` of the multiply-accumulates are INT8, ``pass`` where even the upper
+    bound is within the limit, and ``undecided``.
+
+    Args:
+        drop: The drop and its interval.
+        limit: Points that may be lost.
+        int8_share: The share of the multiply-accumulates in INT8, 0 to 1.
     """
-    if drop.high <= limit:
-        return Verdict.PASS
-    return Verdict.FAIL if drop.low > limit else Verdict.UNDECIDED
+    if drop.low > limit:
+        return Verdict.FAIL
+    if int8_share < INT8_SHARE_AT_LEAST:
+        return Verdict.NOT_QUANTIZED
+    return Verdict.PASS if drop.high <= limit else Verdict.UNDECIDED
 
 
 def more_samples_needed(drop: Drop, *, limit: float) -> int:
-    """Return about how many samples more would decide, if the mean stays where it is.
+    """Return about how many samples more would decide, if the drop stays where it is.
 
-    An interval shrinks with the square root of the samples. At most ``MORE_SAMPLES_LIMIT``.
+    An interval shrinks with the square root of the samples; that of flips is computed for more
+    samples with as many flips among them. At most ``MORE_SAMPLES_LIMIT``.
     """
-    verdict = verdict_of(drop, limit=limit)
-    if verdict is not Verdict.UNDECIDED:
+    if _decided(drop.low, drop.high, limit):
         return 0
+    if drop.flips is not None:
+        return _more_flips_needed(drop.flips, drop.samples, limit)
     half_width = drop.high - drop.mean if drop.mean <= limit else drop.mean - drop.low
     distance = abs(limit - drop.mean)
     if distance <= half_width / math.sqrt(MORE_SAMPLES_LIMIT / drop.samples + 1):
@@ -85,14 +70,21 @@ def more_samples_needed(drop: Drop, *, limit: float) -> int:
     return max(1, math.ceil(drop.samples * ((half_width / distance) ** 2 - 1)))
 
 
-def describe_verdict(drop: Drop, *, limit: float, what: str = "the drop") -> str:
+def describe_verdict(
+    drop: Drop, *, limit: float, what: str = "the drop", int8_share: float = 1.0
+) -> str:
     """Return the verdict as a clause for a person; ``what`` names the loss that was measured."""
-    verdict = verdict_of(drop, limit=limit)
+    verdict = verdict_of(drop, limit=limit, int8_share=int8_share)
     match verdict:
         case Verdict.PASS:
             return f"pass: {what} is at most {drop.high:.2f} points, {limit:g} are allowed"
         case Verdict.FAIL:
             return f"fail: {what} is at least {drop.low:.2f} points, {limit:g} are allowed"
+        case Verdict.NOT_QUANTIZED:
+            return (
+                f"not quantized: {_percent(int8_share)} % of the multiply-accumulates are INT8, "
+                f"at least {100 * INT8_SHARE_AT_LEAST:g} % must be"
+            )
         case Verdict.UNDECIDED:
             more = more_samples_needed(drop, limit=limit)
             about = f"more than {more}" if more >= MORE_SAMPLES_LIMIT else f"about {more}"
@@ -104,11 +96,27 @@ def describe_verdict(drop: Drop, *, limit: float, what: str = "the drop") -> str
             assert_never(verdict)
 
 
-def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Return the means of resamples of ``values``, a thousand at a time to bound the memory."""
-    random = np.random.default_rng(seed)
-    blocks = [
-        values[random.integers(values.size, size=(_AT_ONCE, values.size))].mean(axis=1)
-        for _ in range(RESAMPLES // _AT_ONCE)
-    ]
-    return np.concatenate(blocks)
+def _percent(share: float) -> str:
+    """Return a share in percent, rounded down: what is below the least share must look so."""
+    return f"{math.floor(1000 * share) / 10:g}"
+
+
+def _decided(low: float, high: float, limit: float) -> bool:
+    return high <= limit or low > limit
+
+
+def _more_flips_needed(flips: tuple[int, int], samples: int, limit: float) -> int:
+    """Return how many more samples, with their share of flips, decide: found by bisection."""
+
+    def decides(more: int) -> bool:
+        growth = (samples + more) / samples
+        bounds = flips_interval(flips[0] * growth, flips[1] * growth, samples + more)
+        return _decided(*bounds, limit)
+
+    if not decides(MORE_SAMPLES_LIMIT):
+        return MORE_SAMPLES_LIMIT
+    too_few, enough = 0, MORE_SAMPLES_LIMIT
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if decides(middle) else (middle, enough)
+    return enough

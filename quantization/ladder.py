@@ -15,7 +15,8 @@ from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
 from asdic.quantization.calibration import Inputs
-from asdic.quantization.gate import Drop, Verdict, paired_drop, verdict_of
+from asdic.quantization.drop import Drop, paired_drop
+from asdic.quantization.gate import Verdict, verdict_of
 from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
 from asdic.quantization.recipe import Recipe

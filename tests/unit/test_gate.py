@@ -1,18 +1,17 @@
-"""The gate's statistics: the paired interval, and the verdict that follows from it."""
+"""The gate's verdict, and what it asks for where it has none."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from asdic.contract.errors import DataError
+from asdic.quantization.drop import Drop, PairedPoints
 from asdic.quantization.gate import (
+    INT8_SHARE_AT_LEAST,
     MORE_SAMPLES_LIMIT,
-    Drop,
     Verdict,
     describe_verdict,
     more_samples_needed,
-    paired_drop,
     verdict_of,
 )
 
@@ -21,40 +20,6 @@ LIMIT = 0.5
 
 def _drop(mean: float, half_width: float, samples: int = 100) -> Drop:
     return Drop(mean=mean, low=mean - half_width, high=mean + half_width, samples=samples)
-
-
-def test_the_interval_is_that_of_the_mean_of_the_differences() -> None:
-    random = np.random.default_rng(1)
-    fp32 = random.uniform(0, 100, 400)
-    drop = paired_drop(fp32, fp32 - random.normal(0.3, 2.0, 400))
-    expected_half = 1.96 * 2.0 / np.sqrt(400)
-    assert (drop.high - drop.low) / 2 == pytest.approx(expected_half, rel=0.15)
-
-
-def test_the_samples_own_difficulty_cancels_out() -> None:
-    fp32 = np.linspace(0.0, 100.0, 50)
-    drop = paired_drop(fp32, fp32 - 0.2)
-    assert (drop.low, drop.high) == pytest.approx((0.2, 0.2))
-
-
-def test_the_interval_holds_the_true_drop_in_about_95_of_100_cases() -> None:
-    random = np.random.default_rng(2)
-    held = 0
-    for seed in range(100):
-        drop = paired_drop(np.zeros(60), -random.normal(1.0, 2.0, 60), seed=seed)
-        held += drop.low <= 1.0 <= drop.high
-    assert 88 <= held <= 99
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    random = np.random.default_rng(3)
-    fp32, int8 = random.uniform(0, 100, (2, 40))
-    assert paired_drop(fp32, int8, seed=5) == paired_drop(fp32, int8, seed=5)
-
-
-def test_scores_that_do_not_pair_are_refused() -> None:
-    with pytest.raises(DataError, match="cannot pair"):
-        paired_drop(np.zeros(3), np.zeros(4))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +56,55 @@ def test_an_undecided_verdict_says_how_many_samples_would_decide() -> None:
     assert text == (
         "undecided: the drop lies between -0.10 and 0.70 points, 0.5 are allowed; "
         "about 300 more samples would decide"
+    )
+
+
+def _right_and_wrong(samples: int, *, lost: int = 0, gained: int = 0) -> Drop:
+    fp32, int8 = np.full((2, samples), 100.0)
+    int8[:lost] = 0.0
+    fp32[lost : lost + gained] = 0.0
+    return PairedPoints(fp32, int8).drop()
+
+
+@pytest.mark.parametrize("samples", [32, 256])
+def test_few_samples_of_which_none_flipped_do_not_pass(samples: int) -> None:
+    assert verdict_of(_right_and_wrong(samples), limit=LIMIT) is Verdict.UNDECIDED
+
+
+def test_as_many_samples_as_it_asks_for_pass_if_none_of_them_flips() -> None:
+    more = more_samples_needed(_right_and_wrong(256), limit=LIMIT)
+    assert verdict_of(_right_and_wrong(256 + more), limit=LIMIT) is Verdict.PASS
+    assert verdict_of(_right_and_wrong(255 + more), limit=LIMIT) is Verdict.UNDECIDED
+    assert 256 + more == 765
+
+
+def test_with_flips_it_asks_for_what_such_flips_need() -> None:
+    more = more_samples_needed(_right_and_wrong(400, lost=2, gained=1), limit=1.0)
+    times = (400 + more) / 400
+    scaled = _right_and_wrong(400 + more, lost=round(2 * times), gained=round(times))
+    assert scaled.high == pytest.approx(1.0, abs=0.1)  # flips are whole
+
+
+def test_flips_at_the_very_limit_may_never_be_decided() -> None:
+    assert more_samples_needed(_right_and_wrong(200, lost=1), limit=LIMIT) == MORE_SAMPLES_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("drop", "share", "verdict"),
+    [
+        (_drop(0.1, 0.1), INT8_SHARE_AT_LEAST, Verdict.PASS),
+        (_drop(0.1, 0.1), 0.499, Verdict.NOT_QUANTIZED),
+        (_drop(0.4, 0.3), 0.499, Verdict.NOT_QUANTIZED),
+        (_drop(0.9, 0.3), 0.499, Verdict.FAIL),
+    ],
+)
+def test_what_is_mostly_float_neither_passes_nor_stays_undecided(
+    drop: Drop, share: float, verdict: Verdict
+) -> None:
+    assert verdict_of(drop, limit=LIMIT, int8_share=share) is verdict
+
+
+def test_a_model_that_is_not_quantized_says_how_much_is_int8() -> None:
+    assert describe_verdict(_drop(0.1, 0.1), limit=LIMIT, int8_share=0.4999) == (
+        "not quantized: 49.9 % of the multiply-accumulates are INT8, at least 50 % must be"
     )
