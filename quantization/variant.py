@@ -18,7 +18,7 @@ from asdic.contract.errors import QuantizationError
 from asdic.contract.files import canonical_json, new_folder, sha256_of, write_file
 from asdic.contract.target import Runtime, Target
 from asdic.contract.variant import VARIANT_FILE, FileRef, GoldenSet, Variant, encode_variant
-from asdic.device.metrics import metric_named
+from asdic.device.metrics import metric_named, sample_metric_for
 from asdic.device.runner.golden import LABELLED_AT_LEAST, detectable_loss, record_golden
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.judge import Judgement, open_runner
@@ -109,7 +109,7 @@ def _write_golden(
             runner,
             folder,
             [(inputs.cases[one].given, rung.judgement.references[one]) for one in chosen],
-            metric=rung.judgement.metric,
+            metric=sample_metric_for(rung.judgement.metric),
             allowed_drop=max(max_drop, detectable),
             detectable=detectable,
             recorded=RECORDED,
@@ -124,7 +124,7 @@ def _golden_numbers(judgement: Judgement) -> tuple[int, ...]:
 
 
 def _differences(judgement: Judgement, chosen: Sequence[int]) -> NDArray[np.float64]:
-    measure = metric_named(judgement.metric)
+    measure = metric_named(sample_metric_for(judgement.metric))
     return np.array(
         [
             measure(judgement.int8[one].judged, judgement.references[one])
