@@ -142,8 +142,11 @@ def sqnr_db(reference: NDArray[Any], measured: NDArray[Any]) -> float:
     signal = np.asarray(reference, np.float64)
     if signal.shape != np.shape(measured):
         raise DataError(f"cannot compare shape {np.shape(measured)} with shape {signal.shape}")
-    noise_power = float(np.square(signal - measured).sum())
-    signal_power = float(np.square(signal).sum())
+    return decibel(float(np.square(signal).sum()), float(np.square(signal - measured).sum()))
+
+
+def decibel(signal_power: float, noise_power: float) -> float:
+    """Return the ratio of two powers in dB: infinite without noise, else -infinite in silence."""
     if noise_power == 0.0:
         return math.inf
     return 10 * math.log10(signal_power / noise_power) if signal_power > 0.0 else -math.inf

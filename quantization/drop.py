@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -185,6 +185,10 @@ class PairedScores:
         low, high = _percentile_interval(drops, fp32.samples)
         return Drop(mean=mean, low=low, high=high, samples=fp32.samples)
 
+    def against_rest(self, number: int) -> PairedScores:
+        """Return the same samples, of which one class counts, against the rest."""
+        return replace(self, only=number)
+
     def _rankings(self, chosen: Chosen) -> tuple[Ranking, Ranking]:
         references = _of(self.references, chosen)
         fp32 = Ranking.of(_of(self.fp32, chosen), references, only=self.only)
@@ -271,8 +275,8 @@ def _mean_interval(differences: NDArray[np.float64], seed: int) -> tuple[float, 
     shift, spread = np.concatenate(means), np.concatenate(spreads)
     low, high = _percentile_interval(mean + shift, count)
     known = spread > _ROUNDING * np.abs(differences).max()
-    if not known.any():
-        return low, high
+    if not known.any():  # all lost the same; rounding must not part the bounds from it
+        return min(low, mean), max(high, mean)
     studentised = np.quantile(shift[known] / spread[known], [_TAIL, 1.0 - _TAIL])
     below, above = studentised * float(differences.std())
     return min(low, mean - float(above)), max(high, mean - float(below))

@@ -15,7 +15,7 @@ from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
 from asdic.quantization.calibration import Inputs
-from asdic.quantization.drop import Drop, paired_drop
+from asdic.quantization.drop import Drop
 from asdic.quantization.gate import Verdict, verdict_of
 from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
@@ -144,7 +144,7 @@ class Ladder:
         int8, facts = self._answers(model, [folder / name for name in files.files])
         metric = self.model.description.metric
         judgement = judge(self.inputs, fp32, int8, metric=metric, facts=facts)
-        drop = paired_drop(judgement.fp32_points, judgement.int8_points, seed=self.seed)
+        drop = judgement.pairing.drop(seed=self.seed)
         return Rung(
             recipe=recipe,
             folder=folder,

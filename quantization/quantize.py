@@ -282,6 +282,7 @@ class _Run:
     ) -> QuantizationReport:
         rung, judgement, drop = climb.best, climb.best.judgement, climb.best.drop
         losses = judgement.fp32_points - judgement.int8_points
+        fp32, int8 = judgement.pairing.values()
         return QuantizationReport(
             model=self.model.name,
             target=target.name,
@@ -291,8 +292,8 @@ class _Run:
             metric=judgement.metric,
             labelled=self.inputs.labelled,
             limit=self.limit,
-            fp32=float(judgement.fp32_points.mean()),
-            int8=float(judgement.int8_points.mean()),
+            fp32=fp32,
+            int8=int8,
             drop=drop.mean,
             ci95=(drop.low, drop.high),
             samples=drop.samples,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from asdic.contract.errors import ConfigError
 from asdic.quantization.drop import Drop, PairedPoints
 from asdic.quantization.gate import (
     INT8_SHARE_AT_LEAST,
     MORE_SAMPLES_LIMIT,
     Verdict,
     describe_verdict,
+    fewest_to_pass,
     more_samples_needed,
     verdict_of,
 )
@@ -76,6 +78,18 @@ def test_as_many_samples_as_it_asks_for_pass_if_none_of_them_flips() -> None:
     assert verdict_of(_right_and_wrong(256 + more), limit=LIMIT) is Verdict.PASS
     assert verdict_of(_right_and_wrong(255 + more), limit=LIMIT) is Verdict.UNDECIDED
     assert 256 + more == 765
+
+
+def test_it_is_known_beforehand_how_few_samples_cannot_pass() -> None:
+    fewest = fewest_to_pass(LIMIT)
+    assert verdict_of(_right_and_wrong(fewest), limit=LIMIT) is Verdict.PASS
+    assert verdict_of(_right_and_wrong(fewest - 1), limit=LIMIT) is Verdict.UNDECIDED
+    assert fewest_to_pass(100.0) == 1
+
+
+def test_no_samples_show_a_drop_of_nothing() -> None:
+    with pytest.raises(ConfigError, match="allow more"):
+        fewest_to_pass(0.0)
 
 
 def test_with_flips_it_asks_for_what_such_flips_need() -> None:
