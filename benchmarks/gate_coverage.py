@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from asdic.quantization.drop import paired_drop
+from asdic.quantization.drop import PairedPoints
 
 Draw: TypeAlias = Callable[[np.random.Generator, int], NDArray[np.float64]]
 SAMPLES: Final = (32, 64, 256)
@@ -81,7 +81,8 @@ def _rates(
     for seed in range(sets):
         random = np.random.default_rng(seed)
         differences = draw(random, count)
-        drop = paired_drop(differences, np.zeros(count), seed=seed)
+        whole = bool(np.isin(differences, (-100.0, 0.0, 100.0)).all())
+        drop = PairedPoints(differences, np.zeros(count), may_flip=whole).drop(seed=seed)
         bounds.append(((drop.low, drop.high), _percentile_interval(differences, random)))
     low, high = np.moveaxis(np.array(bounds), -1, 0)
     held = 100 * ((low <= true + 1e-9) & (true - 1e-9 <= high)).mean(axis=0)

@@ -31,7 +31,7 @@ from asdic.device.runner.runner import Runner
 from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.calibration import Case, Inputs
 from asdic.quantization.drop import PairedPoints, PairedScores, Pairing
-from asdic.quantization.references import Expected, check_label, class_points, expected_of
+from asdic.quantization.references import Expected, check_label, class_points, expected_of, may_flip
 from asdic.quantization.slices import Part, Slice, group_parts, slices_of
 
 AGREEMENT: Final = "agreement"
@@ -100,10 +100,12 @@ class Judgement:
         if len(classes) < 2:
             return
         for one in classes:
-            pairing: Pairing = PairedPoints(one.fp32, one.int8)
-            if isinstance(self.pairing, PairedScores):
-                pairing = self.pairing.against_rest(one.number)
-            yield Part(column=CLASS_COLUMN, value=one.label, samples=one.fp32.size, pairing=pairing)
+            yield Part(
+                column=CLASS_COLUMN,
+                value=one.label,
+                samples=one.fp32.size,
+                pairing=self.pairing.within_class(one.number, one.fp32, one.int8),
+            )
 
 
 def open_runner(
@@ -180,10 +182,15 @@ def judge(
     if not judged:
         raise DataError("no image that judges has anything to find in it (all masks are empty)")
     references = tuple(one.reference for one in expected)
-    points = [
+    fp32_points, int8_points = (
         np.array([_points(name, answers[one], expected[one]) for one in judged])
         for answers in (fp32, int8)
-    ]
+    )
+    pairing: Pairing = (
+        _paired_scores(name, fp32, int8, references)
+        if name in SET_METRICS
+        else PairedPoints(fp32_points, int8_points, may_flip=may_flip(expected, fp32[0].rules))
+    )
     powers = np.array([_powers(*pair) for pair in zip(fp32, int8, strict=True)])
     return Judgement(
         metric=name,
@@ -191,11 +198,9 @@ def judge(
         fp32=fp32,
         int8=int8,
         judged=judged,
-        fp32_points=points[0],
-        int8_points=points[1],
-        pairing=_paired_scores(name, fp32, int8, references)
-        if name in SET_METRICS
-        else PairedPoints(*points),
+        fp32_points=fp32_points,
+        int8_points=int8_points,
+        pairing=pairing,
         case_facts=tuple(inputs.cases[one].facts for one in judged),
         empty=_empty_cases(expected, fp32, int8),
         sqnr_db=decibel(*powers.sum(axis=0)),

@@ -61,6 +61,12 @@ def expected_of(case: Case, answer: Prediction) -> Expected:
     )
 
 
+def may_flip(expected: Sequence[Expected], rules: Sequence[OutputRule]) -> bool:
+    """Return whether a case can be wrong as a whole: a class number is expected of some output."""
+    scores = {rule.tensor for rule in rules if isinstance(rule, ClassOutput)}
+    return any(not scores.isdisjoint(one.outputs) for one in expected)
+
+
 def check_label(case: Case, answer: Prediction) -> None:
     """Check that a case's label, if it has one, is of the kind that ``answer`` gives.
 

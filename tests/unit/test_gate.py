@@ -65,7 +65,7 @@ def _right_and_wrong(samples: int, *, lost: int = 0, gained: int = 0) -> Drop:
     fp32, int8 = np.full((2, samples), 100.0)
     int8[:lost] = 0.0
     fp32[lost : lost + gained] = 0.0
-    return PairedPoints(fp32, int8).drop()
+    return PairedPoints(fp32, int8, may_flip=True).drop()
 
 
 @pytest.mark.parametrize("samples", [32, 256])

@@ -177,6 +177,13 @@ def test_an_answer_that_is_not_a_number_is_no_agreement(broken: float) -> None:
         _judge([None], [_array(broken)], [_array(broken)], metric="agreement")
 
 
+def test_classes_that_all_agree_leave_room_for_flips_and_masks_do_not() -> None:
+    scores, masks = [_scores(0.9, 0.1)] * 32, [_mask(FULL)] * 32
+    flips = _judge([None] * 32, scores, scores).pairing.drop()
+    assert flips.high == pytest.approx(10.7, abs=0.05)
+    assert _judge([None] * 32, masks, masks).pairing.drop().high == 0.0
+
+
 # ---- labels that do not fit ----------------------------------------------------------------
 
 
