@@ -7,6 +7,7 @@ their names.
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,11 +148,14 @@ class Ranking:
         )
 
     @property
-    def fewest(self) -> int:
-        """How many samples the rarest class has, or lie outside of the most frequent one."""
-        sizes = [len(one.members) for one in self.classes]
-        rest = [self.samples - size for size in sizes if size < self.samples]
-        return min([*sizes, *rest], default=0)
+    def class_size(self) -> float:
+        """The harmonic mean of the classes' sizes, or of what lies outside of a larger class.
+
+        So many samples a class say as much about a mean over classes; 0 without classes.
+        """
+        members = [len(one.members) for one in self.classes]
+        sizes = [min(size, self.samples - size) or size for size in members]
+        return statistics.harmonic_mean(sizes) if sizes else 0.0
 
     def macro_roc_area(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
         """Return the mean ROC area of the classes, each against the rest, in points, (R,).

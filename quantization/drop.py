@@ -9,7 +9,8 @@ measures how often each holds the true drop):
   in 29 of 100 sets of 32 samples, and an interval from 0 to 0 would have passed the other 71.
 - points on a scale, as by Dice: the studentised bootstrap, which follows the skew of losses. The
   truth was above it in 5 of 100 sets of 32 skewed losses, above the percentile's in 14.
-- metrics of a set: the percentile bootstrap, widened for few samples.
+- metrics of a set: the bootstrap of the whole set, widened where a class is rare or the samples'
+  influences are skewed.
 
 None of them knows of a kind of failure that no sample showed; ``unseen_share`` says how frequent
 that may be. (Bounds that do know are of no use: Hoeffding's lies 17 points to either side of the
@@ -21,7 +22,7 @@ No I/O here; same seed, same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final, Protocol, TypeAlias
@@ -182,36 +183,47 @@ class PairedScores:
         return float(measure(fp32, None)[0]), float(measure(int8, None)[0])
 
     def drop(self, chosen: Chosen = None, *, seed: int = 0) -> Drop:
-        """Return the drop of the metric with its bootstrap interval.
+        """Return the drop of the metric with its interval.
 
-        FP32 and INT8 are measured on the same resamples. A class that a resample lacks is left
-        out of both means; a resample that leaves nothing to measure is left out itself. Where
-        every resample has the same drop (INT8 ranks all as FP32 does), the interval is that of
-        no flip among the samples of the rarest class, or of those outside of the most frequent:
-        each sample of a class carries 1/m of its ROC area or of its average precision.
+        It is the wider of two, a side. One is the percentile bootstrap: FP32 and INT8 measured on
+        the same resamples, widened as classes of that size ask for. The other follows
+        the skew: the studentised bootstrap of the jackknife's pseudo-values (Efron and
+        Tibshirani, 1993, section 11.5), by how much each sample pulls the drop.
+
+        A class that a resample lacks is left out of both means; a resample that leaves nothing to
+        measure is left out itself. Where every resample has the same drop (INT8 ranks all as FP32
+        does), the interval is that of no flip among the samples of a class, each of which carries
+        1/m of its class's metric. Classes of unlike size count by their harmonic mean.
 
         Raises:
             DataError: The metric is not defined on these samples.
         """
-        measure = SET_METRICS[self.metric]
-        fp32, int8 = self._rankings(chosen)
-        mean = float(measure(fp32, None)[0] - measure(int8, None)[0])
+        count = len(_of(self.references, chosen))
+        rankings = self._rankings(chosen)
+        mean = float(self._drops(rankings, [np.ones((count, 1), np.float32)])[0])
         if math.isnan(mean):
-            raise DataError(
-                f"{self.metric} compares classes, and the {fp32.samples} sample(s) have only one"
-            )
-        drops = np.concatenate(
-            [
-                measure(fp32, weights) - measure(int8, weights)
-                for weights in _resamples(fp32.samples, seed)
-            ]
-        )
+            raise DataError(f"{self.metric} compares classes; {count} sample(s) have only one")
+        drops = self._drops(rankings, _resamples(count, seed))
         drops = drops[~np.isnan(drops)]
+        class_size = rankings[0].class_size
         if not drops.size or np.ptp(drops) < _ROUNDING:
-            low, high = flips_interval(0, 0, fp32.fewest)
-            return Drop(mean=mean, low=mean + low, high=mean + high, samples=fp32.samples)
-        low, high = _percentile_interval(drops, fp32.samples)
-        return Drop(mean=mean, low=low, high=high, samples=fp32.samples)
+            low, high = flips_interval(0, 0, class_size)
+            return Drop(mean=mean, low=mean + low, high=mean + high, samples=count)
+        low, high = _percentile_interval(drops, class_size)
+        without = self._drops(rankings, _each_left_out(count))
+        without = np.where(np.isnan(without), mean, without)
+        below, above = _mean_interval((count - 1) * (without.mean() - without), seed)
+        return Drop(
+            mean=mean, low=min(low, mean + below), high=max(high, mean + above), samples=count
+        )
+
+    def _drops(
+        self, rankings: tuple[Ranking, Ranking], weights: Iterable[NDArray[np.float32]]
+    ) -> NDArray[np.float64]:
+        """Return the drop of each resample; NaN where it does not define the metric."""
+        measure = SET_METRICS[self.metric]
+        fp32, int8 = rankings
+        return np.concatenate([measure(fp32, one) - measure(int8, one) for one in weights])
 
     def within_class(
         self, number: int, fp32: NDArray[np.float64], int8: NDArray[np.float64]
@@ -302,27 +314,27 @@ def _mean_interval(differences: NDArray[np.float64], seed: int) -> tuple[float, 
     return min(low, mean - float(above)), max(high, mean - float(below))
 
 
-def _percentile_interval(resampled: NDArray[np.float64], samples: int) -> tuple[float, float]:
+def _percentile_interval(resampled: NDArray[np.float64], samples: float) -> tuple[float, float]:
     """Return the expanded percentile interval of a resampled statistic.
 
     The percentiles are moved outwards as a t quantile with n - 1 degrees of freedom and the
     variance's n / (n - 1) would move them, which a plain percentile interval lacks with small n
     (Hesterberg, The American Statistician 69:371, 2015).
     """
-    if samples < 2:
+    if samples < 2:  # no spread is known
         return -100.0, 100.0
     tail = NormalDist().cdf(-math.sqrt(samples / (samples - 1)) * _t_quantile(samples - 1))
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def _t_quantile(freedom: int) -> float:
+def _t_quantile(freedom: float) -> float:
     """Return the 97.5 % quantile of Student's t, within 0.3 % from 4 degrees of freedom on.
 
     It is a series in 1/freedom (Abramowitz and Stegun, Handbook of Mathematical Functions,
     26.7.5).
     """
-    z, n = _Z, float(freedom)
+    z, n = _Z, freedom
     return (
         z
         + (z**3 + z) / (4 * n)
@@ -344,6 +356,16 @@ def _resamples(samples: int, seed: int) -> Iterator[NDArray[np.float32]]:
         drawn = np.bincount(draws.ravel(), minlength=samples * count)
         yield drawn.reshape(samples, count).astype(np.float32)
         left -= count
+
+
+def _each_left_out(samples: int) -> Iterator[NDArray[np.float32]]:
+    """Yield all samples but one, each in turn, as weights (samples, R)."""
+    at_once = max(1, _AT_ONCE_ELEMENTS // samples)
+    for start in range(0, samples, at_once):
+        left_out = np.arange(start, min(start + at_once, samples))
+        weights = np.ones((samples, left_out.size), np.float32)
+        weights[left_out, np.arange(left_out.size)] = 0.0
+        yield weights
 
 
 def _of(values: NDArray[Any], chosen: Chosen) -> NDArray[Any]:

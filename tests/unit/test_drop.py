@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -207,12 +208,39 @@ def test_a_class_of_one_sample_is_left_out_where_a_resample_lacks_it() -> None:
     assert np.isfinite([drop.mean, drop.low, drop.high]).all()
 
 
-def test_equal_rankings_leave_room_for_flips_in_the_rarest_class() -> None:
+def test_equal_rankings_leave_room_for_flips_within_a_class() -> None:
     fp32, _, labels = _scored(4, samples=60, classes=2)
-    rarest = int(np.bincount(labels).min())
+    rarer = int(np.bincount(labels).min())
     drop = PairedScores(metric="auc", fp32=fp32, int8=2 * fp32, references=labels).drop()
     assert drop.mean == 0.0
-    assert (drop.low, drop.high) == pytest.approx(flips_interval(0, 0, rarest))
+    assert (drop.low, drop.high) == pytest.approx(flips_interval(0, 0, rarer))
+
+
+def test_two_samples_say_nothing_about_a_set() -> None:
+    scores = np.array([[0.2], [0.9]])
+    drop = PairedScores(
+        metric="auc", fp32=scores, int8=scores[::-1], references=np.array([0, 1])
+    ).drop()
+    assert drop.mean == 100.0
+    assert drop.low < 25.0
+
+
+def _area_held(count: int, *, distance: float, share: float, sets: int) -> float:
+    """Return the share of sets whose interval holds the true drop of a ROC area."""
+    area, held = NormalDist().cdf, []
+    true = 100 * (area(distance / np.sqrt(2)) - area(distance / np.sqrt(2.5)))
+    for seed in range(sets):
+        random = np.random.default_rng(seed)
+        labels = (random.random(count) < share).astype(int)
+        fp32 = random.normal(distance * labels, 1.0)[:, None]
+        int8 = random.normal(fp32, 0.5)
+        drop = PairedScores(metric="auc", fp32=fp32, int8=int8, references=labels).drop(seed=seed)
+        held.append(drop.low <= true <= drop.high)
+    return float(np.mean(held))
+
+
+def test_a_rare_class_widens_the_interval_of_its_area() -> None:
+    assert _area_held(48, distance=2.5, share=0.2, sets=60) >= 0.9
 
 
 def test_one_class_alone_drops_by_its_own_ranking() -> None:
