@@ -13,7 +13,9 @@ from asdic.cli.console import print_json, print_table
 from asdic.contract.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
-    from asdic.quantization.ladder import Stage
+    from rich.progress import TaskID
+
+    from asdic.quantization.progress import Stage
     from asdic.quantization.report import QuantizationReport
 
 
@@ -94,24 +96,51 @@ def quantize(
 
 @contextmanager
 def _progress() -> Iterator[Stage]:
-    """Show one line for each format or target: what happens now."""
+    """Show one line for each format or target: what happens now, and how long it will or does."""
     try:
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            SpinnerColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
     except ImportError as error:
         raise MissingPackageError("rich", "quantize") from error
-    lines = {}
+
+    class Time(ProgressColumn):
+        """What is left where that can be known, and elsewhere what it took so far."""
+
+        left, taken = TimeRemainingColumn(), TimeElapsedColumn()
+
+        def render(self, task: Task) -> Text:
+            known = task.total is not None and task.time_remaining is not None
+            shown = (self.left if known else self.taken).render(task)
+            return shown + Text(" left" if known else "", "dim")
+
+    lines: dict[str, TaskID] = {}
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[what]}"),
         TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        Time(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
+        texts: dict[str, str] = {}
 
-        def stage(what: str, text: str) -> None:
+        def stage(what: str, text: str, *, done: int = 0, total: int | None = None) -> None:
             if what not in lines:
-                lines[what] = progress.add_task(text, what=what, total=None)
-            progress.update(lines[what], description=text)
+                lines[what] = progress.add_task(text, what=what, total=total)
+            elif texts[what] != text:
+                progress.reset(lines[what], description=text, total=total)
+            texts[what] = text
+            progress.update(lines[what], completed=done, total=total)
 
         yield stage
 

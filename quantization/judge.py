@@ -6,7 +6,7 @@ then compared with FP32's own answers, and everything says "agreement".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,7 +133,7 @@ def open_runner(
         raise QuantizationError(str(error)) from error
 
 
-def answers_of(runner: Runner, cases: Sequence[Case]) -> tuple[Prediction, ...]:
+def answers_of(runner: Runner, cases: Iterable[Case]) -> tuple[Prediction, ...]:
     """Return what ``runner`` says about each case.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,9 @@ from asdic.quantization.drop import Drop
 from asdic.quantization.gate import Verdict, verdict_of
 from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
+from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
 from asdic.quantization.source import FloatModel
-
-Stage = Callable[[str, str], None]
-"""Told what happens now: of which format or target, and in words."""
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +98,8 @@ class Ladder:
             model=self.model, model_format=self.model_format, calibration=self.calibration
         )
         model = self.workers.convert(job, source)
-        fp32 = self._answers(model, [source / name for name in model.files])[0]
+        paths = [source / name for name in model.files]
+        fp32 = self._answers(model, paths, stage, "asking the float model")[0]
         rungs: list[Rung] = []
         tried: list[Tried] = []
         reason: QuantizationError | None = None
@@ -124,7 +123,7 @@ class Ladder:
         return Climb(
             best=best,
             tried=tuple(tried),
-            float_paths=tuple(source / name for name in model.files),
+            float_paths=tuple(paths),
         )
 
     def _rung(
@@ -140,8 +139,8 @@ class Ladder:
             calibration=self.calibration,
         )
         files = self.workers.quantize(job, folder)
-        stage(self.model_format.value, f"judging {len(self.inputs.cases)} samples, {recipe.name}")
-        int8, facts = self._answers(model, [folder / name for name in files.files])
+        paths = [folder / name for name in files.files]
+        int8, facts = self._answers(model, paths, stage, f"judging {recipe.name}")
         metric = self.model.description.metric
         judgement = judge(self.inputs, fp32, int8, metric=metric, facts=facts)
         drop = judgement.pairing.drop(seed=self.seed)
@@ -156,10 +155,11 @@ class Ladder:
         )
 
     def _answers(
-        self, model: FloatFiles, paths: Sequence[Path]
+        self, model: FloatFiles, paths: Sequence[Path], stage: Stage, text: str
     ) -> tuple[tuple[Prediction, ...], RuntimeFacts]:
+        cases = counted(self.inputs.cases, stage, self.model_format.value, text)
         with open_runner(self.runtime, paths, model) as runner:
-            return answers_of(runner, self.inputs.cases), runner.facts()
+            return answers_of(runner, cases), runner.facts()
 
 
 def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError:

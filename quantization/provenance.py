@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from asdic.contract.errors import MissingPackageError, UnsupportedModelError
 from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import Architecture, Runtime, Target
@@ -37,6 +39,32 @@ _TOOLS: Final = (
     *("asdic", "numpy", "opencv-python-headless", "torch", "litert-torch", "ai-edge-quantizer"),
     *("ai-edge-litert", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx"),
 )
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What judged a variant here, and the versions of the tools that made it.
+
+    ``delegate`` is what computes inside the runtime; ``tools`` lacks what is not installed.
+    """
+
+    runtime: str
+    version: str
+    delegate: str | None
+    machine: str
+    cpu_features: tuple[str, ...]
+    tools: dict[str, str]
+
+
+def environment_of(facts: RuntimeFacts) -> Environment:
+    """Return this machine and its tools, beside what the runtime says of itself."""
+    return Environment(
+        runtime=facts.runtime,
+        version=facts.version,
+        delegate=facts.delegate,
+        machine=platform.machine(),
+        cpu_features=facts.cpu_features,
+        tools={tool: version for tool, version in tool_versions().items() if version},
+    )
 
 
 def judge_of(target: Target) -> Runtime:

@@ -18,15 +18,17 @@ from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json
 from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
-from asdic.device.bench.bench import Comparison, compare
 from asdic.device.runner.engine import cpu_features, usable_threads
 from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
+from asdic.quantization.examples import examples_of
 from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.judge import open_runner
-from asdic.quantization.ladder import Climb, Ladder, Stage, accuracy_drop
+from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
+from asdic.quantization.progress import Stage, silent
 from asdic.quantization.provenance import (
     check_runtime,
+    environment_of,
     judge_of,
     judged_by,
     parser_remark,
@@ -36,7 +38,9 @@ from asdic.quantization.provenance import (
 )
 from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import QuantizationReport, finite_or_none, read_report
+from asdic.quantization.slices import worst_slice
 from asdic.quantization.source import FloatModel, read_source
+from asdic.quantization.speed import Speed, measure_speed
 from asdic.quantization.variant import write_variant
 
 MAX_DROP: Final = 0.5
@@ -49,7 +53,6 @@ _LOSS: Final = MappingProxyType(
     {True: "the drop", False: "the loss of agreement with FP32, which is not accuracy,"}
 )
 
-LATENCY_S: Final = 2.0
 WORK_FOLDER: Final = ".work"
 _MATERIAL_DIGITS: Final = 16
 _AT_ONCE: Final = 2
@@ -86,7 +89,7 @@ def quantize_model(
     data: Path | None = None,
     input_shape: tuple[int, int] | None = None,
     options: Options | None = None,
-    stage: Stage = lambda _what, _text: None,
+    stage: Stage = silent,
 ) -> list[QuantizationReport]:
     """Quantize a model for ``targets`` and write each as a folder ``out/<target>/``.
 
@@ -246,10 +249,10 @@ class _Run:
     def _written(
         self, target: Target, climb: Climb, parser_remarks: Sequence[str]
     ) -> QuantizationReport:
-        latency = self._latency(target, climb)
+        speed = self._speed(target, climb)
         about = remarks_for(target, labelled=self.inputs.labelled)
         remarks = (*self.inputs.notes, *about, *parser_remarks)
-        report = self._report(target, climb, latency, remarks)
+        report = self._report(target, climb, speed, remarks)
         self.stage(target.name, "writing")
         write_variant(
             self.out / target.name,
@@ -264,25 +267,32 @@ class _Run:
         self.stage(target.name, report.summary)
         return report
 
-    def _latency(self, target: Target, climb: Climb) -> Comparison | None:
+    def _speed(self, target: Target, climb: Climb) -> tuple[Speed, ...] | None:
         if not runs_here(target):
             return None
         self.stage(target.name, "timing INT8 and FP32 by turns")
         best = climb.best
-        return compare(
-            lambda: open_runner(target.runtime, best.paths, best.model),
-            lambda: open_runner(target.runtime, climb.float_paths, best.model),
-            self.inputs.cases[0].given,
-            seconds=LATENCY_S,
+        return measure_speed(
+            lambda threads: open_runner(target.runtime, best.paths, best.model, threads=threads),
+            lambda threads: open_runner(
+                target.runtime, climb.float_paths, best.model, threads=threads
+            ),
+            self.inputs.cases[0],
             seed=self.options.seed,
         )
 
     def _report(
-        self, target: Target, climb: Climb, latency: Comparison | None, remarks: tuple[str, ...]
+        self,
+        target: Target,
+        climb: Climb,
+        speed: tuple[Speed, ...] | None,
+        remarks: tuple[str, ...],
     ) -> QuantizationReport:
         rung, judgement, drop = climb.best, climb.best.judgement, climb.best.drop
         losses = judgement.fp32_points - judgement.int8_points
         fp32, int8 = judgement.pairing.values()
+        slices = judgement.slices(seed=self.options.seed)
+        with_all = speed[-1] if speed else None
         return QuantizationReport(
             model=self.model.name,
             target=target.name,
@@ -299,19 +309,25 @@ class _Run:
             samples=drop.samples,
             worst_sample=self.inputs.cases[judgement.worst].name,
             worst_drop=float(losses.max()),
+            slices=slices,
+            worst_slice=worst_slice(slices),
             empty=judgement.empty,
             sqnr_db=finite_or_none(judgement.sqnr_db),
             int8_share=rung.files.int8_share,
             bytes_fp32=_bytes(climb.float_paths),
             bytes_int8=_bytes(rung.paths),
-            latency_ratio=latency.ratio if latency else None,
-            latency_ratio_ci95=(latency.low, latency.high) if latency else None,
+            latency_ratio=with_all.ratio if with_all else None,
+            latency_ratio_ci95=with_all.ratio_ci95 if with_all else None,
+            speed=speed,
+            measure_with="" if speed else f"asdic bench {target.name}",
             judged_by=judged_by(target, judgement.facts),
             simulated=target.simulator is not None,
+            environment=environment_of(judgement.facts),
             remarks=remarks,
             assumptions=self.model.assumptions,
             calibration_samples=len(self.inputs.calibration),
             tried=climb.tried,
+            examples=examples_of(judgement, self.inputs),
             fingerprint=self._fingerprint(target),
         )
 

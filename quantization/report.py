@@ -1,18 +1,28 @@
-"""What quantization did to a model, as data. It lies beside the variant as ``report.json``."""
+"""What quantization did to a model, as data. It lies beside the variant as ``report.json``.
+
+Published as a JSON schema in ``docs/report.schema.json``; what each figure means is in
+``docs/quantize.md``.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from asdic.contract.errors import ConfigError
 from asdic.contract.files import parse_json, read_bounded
+from asdic.quantization.examples import Example
 from asdic.quantization.gate import Verdict
 from asdic.quantization.judge import EmptyCases
 from asdic.quantization.ladder import Tried
+from asdic.quantization.provenance import Environment
+from asdic.quantization.slices import Slice
+from asdic.quantization.speed import Speed
 
+REPORT_FORMAT: Final = "asdic-report/1"
 REPORT_FILE: Final = "report.json"
 REPORT_LIMIT_BYTES: Final = 4 << 20
 
@@ -23,13 +33,20 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     ``fp32``, ``int8``, ``drop`` and ``ci95`` are points of ``metric`` (0 to 100), paired image by
     image over ``samples`` images with something to find; without labels the metric is
     ``agreement``, FP32's is 100 by definition, and nothing is said about accuracy. ``limit`` is
-    the drop that was allowed. ``empty`` counts the other images. ``sqnr_db`` compares the model's
-    own outputs, None where they are equal. ``bytes_*`` are the model files'. ``latency_ratio`` is
-    INT8's median over FP32's on the same runtime with its 95 % interval, None where the target
-    does not run here. ``int8_share`` is the share of weights that are INT8. ``fingerprint``
-    stands for all that went in: equal fingerprints, equal variants.
+    the drop that was allowed. ``slices`` are the drop within each class and each value of the
+    user's columns, ``worst_slice`` the one that lost most. ``empty`` counts the other images.
+    ``sqnr_db`` compares the model's own outputs, None where they are equal. ``bytes_*`` are the
+    model files'.
+
+    ``speed`` is INT8 beside float on the same runtime, with one thread and with all; None where
+    the target does not run here, and ``measure_with`` is then the command for the device.
+    ``latency_ratio`` is the ratio with all threads. ``int8_share`` is the share of the
+    multiply-accumulates that are INT8. ``environment`` is what judged and what made the variant.
+    ``examples`` are samples to look at, the worst first. ``fingerprint`` stands for all that went
+    in: equal fingerprints, equal variants.
     """
 
+    format: str = REPORT_FORMAT
     model: str
     target: str
     recipe: str
@@ -45,6 +62,8 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     worst_sample: str
     worst_drop: float
+    slices: tuple[Slice, ...] = ()
+    worst_slice: Slice | None = None
     empty: EmptyCases
     sqnr_db: float | None
     int8_share: float
@@ -52,23 +71,57 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_int8: int
     latency_ratio: float | None
     latency_ratio_ci95: tuple[float, float] | None
+    speed: tuple[Speed, ...] | None = None
+    measure_with: str = ""
     judged_by: str
     simulated: bool
+    environment: Environment
     remarks: tuple[str, ...]
     assumptions: tuple[str, ...]
     calibration_samples: int
     tried: tuple[Tried, ...]
+    examples: tuple[Example, ...] = ()
     fingerprint: str
 
+    @property
+    def slower(self) -> Speed | None:
+        """Where INT8 is slower than float beyond doubt, with the most threads; None nowhere."""
+        found = [one for one in self.speed or () if one.is_slower]
+        return max(found, key=lambda one: one.threads, default=None)
 
-def read_report(folder: Path) -> QuantizationReport:
-    """Return the report of the variant in ``folder``.
+
+class _Head(msgspec.Struct):
+    format: str = ""
+
+
+def read_report(path: Path) -> QuantizationReport:
+    """Return a report.
+
+    Args:
+        path: The folder of a variant, or a report's file.
 
     Raises:
-        ConfigError: There is none, or it is damaged.
+        ConfigError: There is none, it is damaged, or of another version of asdic.
     """
-    path = folder / REPORT_FILE
-    return parse_json(read_bounded(path, REPORT_LIMIT_BYTES), QuantizationReport, what=str(path))
+    file = path / REPORT_FILE if path.is_dir() else path
+    data = read_bounded(file, REPORT_LIMIT_BYTES)
+    found = parse_json(data, _Head, what=str(file)).format
+    if found != REPORT_FORMAT:
+        raise ConfigError(
+            f"{file} has the format {found or 'of an asdic before 0.2'}, expected {REPORT_FORMAT}; "
+            "quantize again with --force"
+        )
+    return parse_json(data, QuantizationReport, what=str(file))
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON schema of a report."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:asdic:report:1",
+        "title": REPORT_FORMAT,
+        **msgspec.json.schema(QuantizationReport),
+    }
 
 
 def finite_or_none(value: float) -> float | None:

@@ -1,36 +1,28 @@
-"""Writing a variant: the model's files, the golden set, the description, and the report beside it.
-
-The pictures in ``examples/`` are for people and no part of the variant.
-"""
+"""Writing a variant: the model's files, golden set and description, and the report beside it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from asdic.contract.errors import QuantizationError
 from asdic.contract.files import canonical_json, new_folder, sha256_of, write_file
 from asdic.contract.target import Runtime, Target
 from asdic.contract.variant import VARIANT_FILE, FileRef, GoldenSet, Variant, encode_variant
 from asdic.device.metrics import metric_named, sample_metric_for
 from asdic.device.runner.golden import LABELLED_AT_LEAST, detectable_loss, record_golden
 from asdic.quantization.calibration import Inputs
+from asdic.quantization.examples import write_examples
 from asdic.quantization.judge import Judgement, open_runner
 from asdic.quantization.ladder import Rung
 from asdic.quantization.report import REPORT_FILE, QuantizationReport
 from asdic.training.description import ModelDescription
 
-EXAMPLES: Final = 3
-EXAMPLES_FOLDER: Final = "examples"
 RECORDED: Final = 8
-_GAP: Final = 4  # pixels between the pictures of an example
-_GAP_GREY: Final = 128
 
 # How far an output on the device may lie from the one recorded here.
 #   LiteRT with XNNPACK is the same bit for bit on x86 and ARM, as measured: nothing.
@@ -85,8 +77,7 @@ def write_variant(
         )
         write_file(new / VARIANT_FILE, encode_variant(variant))
         write_file(new / REPORT_FILE, canonical_json(report))
-        if description.task == "segmentation":
-            _write_examples(new / EXAMPLES_FOLDER, rung.judgement, inputs)
+        write_examples(new, rung.judgement, inputs)
 
 
 def _runtime_version(target: Target, rung: Rung) -> str:
@@ -141,42 +132,6 @@ def _worst_error(judgement: Judgement, chosen: Sequence[int]) -> float:
         for name, tensor in judgement.fp32[one].tensors.items()
     ]
     return max(errors)
-
-
-def _write_examples(folder: Path, judgement: Judgement, inputs: Inputs) -> None:
-    """Write a few PNGs: the image, FP32's mask and INT8's; the worst case is the last."""
-    usual = [one for one in judgement.judged if one != judgement.worst][: EXAMPLES - 1]
-    for place, number in enumerate([*usual, judgement.worst]):
-        case = inputs.cases[number]
-        kind = "worst" if number == judgement.worst else "example"
-        picture = _side_by_side(
-            _grey(next(iter(case.inputs.values()))),
-            _bright(judgement.fp32[number].mask),
-            _bright(judgement.int8[number].mask),
-        )
-        done, data = cv2.imencode(".png", picture)
-        if not done:
-            raise QuantizationError(f"OpenCV cannot write a PNG of {case.name}")
-        name = f"{place}-{kind}-{PurePosixPath(case.name).stem}.png"
-        write_file(folder / name, bytes(data))
-
-
-def _side_by_side(*pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    gap = np.full((pictures[0].shape[0], _GAP), _GAP_GREY, np.uint8)
-    parts: list[Any] = [pictures[0]]
-    for picture in pictures[1:]:
-        parts += [gap, picture]
-    return np.concatenate(parts, axis=1)
-
-
-def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if image.ndim == 2:
-        return image
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _bright(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(mask * (255 // max(int(mask.max()), 1)), np.uint8)
 
 
 def _file_ref(path: Path) -> FileRef:

@@ -23,6 +23,7 @@ from asdic.contract.variant import read_variant
 from asdic.device.runner.golden import LABELLED_AT_LEAST, check_golden
 from asdic.device.runner.runner import Runner
 from asdic.quantization.calibration import read_inputs
+from asdic.quantization.examples import USUAL, WORST
 from asdic.quantization.gate import Verdict
 from asdic.quantization.job import ConvertJob, Workers
 from asdic.quantization.once import quantize_once
@@ -130,7 +131,7 @@ def test_litert_promises_the_same_bits_and_the_others_a_tolerance(variants: Path
 @each_target
 def test_pictures_for_people_lie_beside_the_variant(variants: Path, target: str) -> None:
     names = {path.name for path in (variants / target / "examples").iterdir()}
-    assert len(names) == 3
+    assert len(names) == WORST + USUAL
     named = {file.name for file in read_variant(variants / target).all_files}
     assert not names & named
 
