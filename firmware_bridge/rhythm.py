@@ -1,0 +1,59 @@
+"""When to look for the next frame: often when it is due, seldom before and after.
+
+The writer makes no system call, so nobody wakes a reader; it has to look. Looking without end would
+burn a core. Frames come in a rhythm, though, so a reader sleeps until shortly before the next one is
+due. The rhythm is learned as TCP learns a connection's round trip: a smoothed mean and a smoothed
+deviation, with the gains 1/8 and 1/4 and a margin of four deviations (RFC 6298, section 2).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NAP_NS: Final = 5_000
+FLOOR_NS: Final = 60_000
+LONGEST_NAP_NS: Final = 2_000_000
+# Of the time between two frames, this share at most is spent looking closely before one is due.
+LARGEST_SHARE: Final = 1 / 8
+_MEAN_GAIN: Final = 1 / 8
+_DEVIATION_GAIN: Final = 1 / 4
+_DEVIATIONS: Final = 4
+# A pause of so many intervals says nothing of the rhythm.
+_PAUSE: Final = 4
+
+
+class Rhythm:
+    """The times at which frames were written, and what follows from them. All times are in ns."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self._interval = 0.0
+        self._deviation = 0.0
+
+    def heard(self, number: int, written_ns: int) -> None:
+        """Learn that frame ``number`` was written at ``written_ns``."""
+        last, self._last = self._last, (number, written_ns)
+        if last is None or number <= last[0] or written_ns <= last[1]:
+            return
+        interval = (written_ns - last[1]) / (number - last[0])
+        if not self._interval or interval > _PAUSE * self._interval:
+            self._interval, self._deviation = interval, interval / 2
+            return
+        error = interval - self._interval
+        self._interval += _MEAN_GAIN * error
+        self._deviation += _DEVIATION_GAIN * (abs(error) - self._deviation)
+
+    def rest_ns(self, now_ns: int) -> int:
+        """Return for how long it is of no use to look.
+
+        Before the next frame is due: until then, less a margin for jitter and late waking. Around
+        that time: a nap. After it: an eighth of how long it is overdue.
+        """
+        if self._last is None or not self._interval:
+            return LONGEST_NAP_NS // 4
+        margin = max(FLOOR_NS, _DEVIATIONS * self._deviation)
+        margin = min(margin, LARGEST_SHARE * self._interval)
+        early = self._last[1] + self._interval - now_ns
+        if early > margin:
+            return max(int(early - margin), NAP_NS)
+        return min(max(int((-early - margin) / 8), NAP_NS), LONGEST_NAP_NS)
