@@ -18,7 +18,7 @@ LARGEST_SHARE: Final = 1 / 8
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 4
-# A pause of so many intervals says nothing of the rhythm.
+# So many times as long is a pause, after which the rhythm is learned anew.
 _PAUSE: Final = 4
 
 
@@ -36,8 +36,11 @@ class Rhythm:
         if last is None or number <= last[0] or written_ns <= last[1]:
             return
         interval = (written_ns - last[1]) / (number - last[0])
-        if not self._interval or interval > _PAUSE * self._interval:
+        if not self._interval or interval * _PAUSE < self._interval:
             self._interval, self._deviation = interval, interval / 2
+            return
+        if interval > _PAUSE * self._interval:
+            self._interval = 0.0
             return
         error = interval - self._interval
         self._interval += _MEAN_GAIN * error

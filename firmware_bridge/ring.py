@@ -100,13 +100,11 @@ class Words:
         self._lock.release()
         self._lock.acquire()
 
-    def release(self) -> None:
-        """Let go of the memory."""
-        self._words.release()
-
 
 class MappedRing:
-    """A ring in this process's memory; it stays valid when another takes its place on disk.
+    """A ring in this process's memory, for as long as anything of it is held.
+
+    It stays valid when another takes its place on disk.
 
     Attributes:
         path: Its file.
@@ -137,15 +135,6 @@ class MappedRing:
     def slot_word(self, slot: int) -> int:
         """Return the index of a slot's first word."""
         return (HEADER_BYTES + slot * self.header.slot_bytes) // WORD_BYTES
-
-    def close(self) -> None:
-        """Unmap the ring, or leave that to the last view of a frame that is still held."""
-        self.pixels = ()
-        self.words.release()
-        try:
-            self._memory.close()
-        except BufferError:
-            return
 
     def _pixels_in(self, slot: int) -> NDArray[np.generic]:
         frames = self.header.frames
