@@ -25,9 +25,10 @@ from asdic.contract.variant import (
     Variant,
     encode_variant,
 )
+from asdic.quantization.frontends.torch import write_program
+from asdic.quantization.kinds import FloatModel, SourceKind
 from asdic.quantization.once import quantize_once
 from asdic.quantization.recipe import LADDERS
-from asdic.quantization.source import FloatModel, SourceKind, write_program
 from asdic.training.description import ModelDescription
 from asdic.training.models import small_unet
 

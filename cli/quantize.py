@@ -68,6 +68,7 @@ def quantize(
           --out variants/
     """
     from asdic.quantization.quantize import Options, quantize_model
+    from asdic.quantization.source import Reading
 
     options = Options(
         max_drop=max_drop,
@@ -84,7 +85,7 @@ def quantize(
             targets,
             out,
             data=data,
-            input_shape=_parse_size(size),
+            reading=Reading(size=_parse_size(size)),
             options=options,
             stage=stage,
         )

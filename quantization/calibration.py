@@ -61,7 +61,11 @@ class Inputs:
 
 
 def read_inputs(
-    data: Path | None, description: ModelDescription, *, samples: int = SAMPLES, seed: int = 0
+    data: Path | str | None,
+    description: ModelDescription,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> Inputs:
     """Return what calibrates and what judges the model.
 
@@ -82,7 +86,7 @@ def read_inputs(
     if samples < 1:
         raise ConfigError(f"{samples} calibration images are too few; give at least 1")
     _check_task(description)
-    dataset = read_dataset(data)
+    dataset = read_dataset(Path(data))
     random = np.random.default_rng(seed)
     judges = _chosen(dataset.split("calib"), CASES_LIMIT, random)
     pool = _chosen(dataset.split("train"), len(dataset.samples), random)

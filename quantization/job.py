@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final, TypeAlias, TypeVar
@@ -32,9 +33,10 @@ from asdic.contract.errors import (
 from asdic.contract.files import parse_json, read_bounded, sha256_of, write_file
 from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles, Tensors
-from asdic.quantization.source import FloatModel
+from asdic.quantization.frontends.found import Found
+from asdic.quantization.kinds import FloatModel
 
-_Result = TypeVar("_Result", FloatFiles, QuantizedFiles)
+_Result = TypeVar("_Result", Found, FloatFiles, QuantizedFiles)
 
 JOB_FILE: Final = "job.json"
 ANSWER_FILE: Final = "answer.json"
@@ -49,6 +51,30 @@ OUT_OF_MEMORY: Final = ("MemoryError", "std::bad_alloc", "can't allocate memory"
 _ERRORS: Final = MappingProxyType(
     {kind.__name__: kind for kind in (ConfigError, QuantizationError, UnsupportedModelError)}
 )
+
+
+class FrontEnd(str, Enum):
+    """Who reads a model."""
+
+    PROGRAM = "exported-program"
+    TORCHSCRIPT = "torchscript"
+    FACTORY = "factory"
+    ONNX = "onnx"
+    KERAS = "keras"
+    SAVED_MODEL = "saved-model"
+    TFLITE = "tflite"
+
+
+class ReadJob(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
+    """Read a model and write it as a file of one of the kinds. ``digest`` is that of ``path``."""
+
+    front_end: FrontEnd
+    path: Path
+    factory: str
+    weights: Path | None
+    digest: str
+    shapes: dict[str, tuple[int, ...]]
+    size: tuple[int, int] | None
 
 
 class ConvertJob(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
@@ -72,7 +98,7 @@ class QuantizeJob(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
     calibration: Path
 
 
-Job: TypeAlias = ConvertJob | QuantizeJob
+Job: TypeAlias = ReadJob | ConvertJob | QuantizeJob
 
 
 def encode_job(job: Job) -> bytes:
@@ -134,6 +160,17 @@ class Workers:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
+
+    def read(self, job: ReadJob, folder: Path) -> Found:
+        """Return what the front end found and wrote into ``folder``, which is made.
+
+        Raises:
+            ConfigError: The model is damaged, or is not what it seems.
+            MissingPackageError: A package is not installed.
+            UnsupportedModelError: The model cannot be read without more being said.
+            QuantizationError: The front end died.
+        """
+        return self._done(job, folder, Found, f"the reader of {job.path.name}")
 
     def convert(self, job: ConvertJob, folder: Path) -> FloatFiles:
         """Return what the converter wrote into ``folder``, which is made.

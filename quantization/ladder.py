@@ -19,9 +19,9 @@ from asdic.quantization.drop import Drop
 from asdic.quantization.gate import Verdict, verdict_of
 from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
+from asdic.quantization.kinds import FloatModel
 from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):

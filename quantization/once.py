@@ -15,8 +15,8 @@ from asdic.quantization.job import (
     Workers,
     write_calibration,
 )
+from asdic.quantization.kinds import FloatModel
 from asdic.quantization.recipe import Recipe
-from asdic.quantization.source import FloatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from asdic.quantization.examples import examples_of
 from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.judge import open_runner
+from asdic.quantization.kinds import FloatModel
 from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
 from asdic.quantization.progress import Stage, silent
 from asdic.quantization.provenance import (
@@ -39,7 +40,7 @@ from asdic.quantization.provenance import (
 from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import QuantizationReport, finite_or_none, read_report
 from asdic.quantization.slices import worst_slice
-from asdic.quantization.source import FloatModel, read_source
+from asdic.quantization.source import Reading, read_source
 from asdic.quantization.speed import Speed, measure_speed
 from asdic.quantization.variant import write_variant
 
@@ -82,12 +83,12 @@ class Options:
 
 
 def quantize_model(
-    source: Path,
+    source: Path | str,
     targets: Sequence[str],
     out: Path,
     *,
-    data: Path | None = None,
-    input_shape: tuple[int, int] | None = None,
+    data: Path | str | None = None,
+    reading: Reading | None = None,
     options: Options | None = None,
     stage: Stage = silent,
 ) -> list[QuantizationReport]:
@@ -97,11 +98,12 @@ def quantize_model(
     inputs is kept. Nothing is written unless every target is within its limit, or undecided.
 
     Args:
-        source: A run's folder, or a TorchScript file.
+        source: A run's folder, a model's file, or ``package.module:factory``.
         targets: Names from ``asdic.contract.target.TARGETS``.
         out: Where the variants go.
-        data: The folder of images; None takes the one that the run remembers.
-        input_shape: Height and width for a TorchScript file.
+        data: A folder of images, an ``.npz``, or ``package.module:loader``; None takes what the
+            run remembers.
+        reading: What the model does not say itself.
         options: What a person may choose.
         stage: Told what happens now.
 
@@ -123,10 +125,13 @@ def quantize_model(
         check_runtime(judge_of(target))
     with _workspace(out) as workspace:
         stage("model", f"reading {source}")
-        model = read_source(source, workspace, data=data, input_shape=input_shape)
+        model = read_source(source, workspace, data=data, reading=reading)
         stage("images", f"reading {model.data or ''}")
         inputs = read_inputs(
-            model.data, model.description, samples=choice.samples, seed=choice.seed
+            model.data,
+            model.description,
+            samples=choice.samples,
+            seed=choice.seed,
         )
         run = _Run(
             model=model,
@@ -328,6 +333,8 @@ class _Run:
             calibration_samples=len(self.inputs.calibration),
             tried=climb.tried,
             examples=examples_of(judgement, self.inputs),
+            model_digest=self.model.digest,
+            data_digest=self.inputs.digest,
             fingerprint=self._fingerprint(target),
         )
 

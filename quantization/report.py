@@ -42,8 +42,9 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     the target does not run here, and ``measure_with`` is then the command for the device.
     ``latency_ratio`` is the ratio with all threads. ``int8_share`` is the share of the
     multiply-accumulates that are INT8. ``environment`` is what judged and what made the variant.
-    ``examples`` are samples to look at, the worst first. ``fingerprint`` stands for all that went
-    in: equal fingerprints, equal variants.
+    ``examples`` are samples to look at, the worst first. ``model_digest`` and ``data_digest`` are
+    those of the float model and of all samples; ``fingerprint`` stands for all that went in:
+    equal fingerprints, equal variants.
     """
 
     format: str = REPORT_FORMAT
@@ -81,6 +82,8 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     calibration_samples: int
     tried: tuple[Tried, ...]
     examples: tuple[Example, ...] = ()
+    model_digest: str
+    data_digest: str
     fingerprint: str
 
     @property
@@ -112,6 +115,20 @@ def read_report(path: Path) -> QuantizationReport:
             "quantize again with --force"
         )
     return parse_json(data, QuantizationReport, what=str(file))
+
+
+def report_folders(path: Path) -> tuple[Path, ...]:
+    """Return where the reports are: ``path`` itself, or the folders of variants in it.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if path.is_file() or (path / REPORT_FILE).is_file():
+        return (path,)
+    found = tuple(sorted(file.parent for file in path.glob(f"*/{REPORT_FILE}")))
+    if not found:
+        raise ConfigError(f"there is no {REPORT_FILE} in {path}, nor in the folders in it")
+    return found
 
 
 def report_schema() -> dict[str, Any]:

@@ -1,248 +1,232 @@
-"""A float model as a file of one of three kinds, with what is known about it.
+"""A float model of any origin as a file of one of three kinds, with what is known about it.
 
-Two kinds of sources are read: the folder of a training run (``model.toml`` and an exported
-program), and a bare TorchScript file. A bare file says nothing about its input or its answer, so
-what is assumed is said. Nothing here unpickles: both readers take tensors and code of their own
-formats only.
+A model comes as the folder of a training run or of a description (``model.toml``), as a bare file,
+or as ``package.module:factory``. A bare file says little about its input and its answer, so what
+is assumed is said. Nothing here unpickles.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-import zipfile
-from enum import Enum
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
-import msgspec
-
-from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
+from asdic.contract.errors import ConfigError
 from asdic.contract.files import sha256_of
-from asdic.contract.variant import ImageInput, MaskOutput, TensorSpec
-from asdic.training.description import ModelDescription, read_description
+from asdic.quantization.frontends.found import Found, describe
+from asdic.quantization.job import FrontEnd, ReadJob, Workers
+from asdic.quantization.kinds import FloatModel, SourceKind
+from asdic.training.description import DESCRIPTION_FILE, ModelDescription, read_description
 
-PROGRAM_FILE: Final = "model.pt2"
-DEFAULT_SIZE: Final = (256, 256)
-_CHANNELS: Final = {1: "grey", 3: "rgb"}
+_SAVED_MODEL: Final = "saved_model.pb"
+_FRONT_ENDS: Final = MappingProxyType(
+    {
+        ".pt2": FrontEnd.PROGRAM,
+        ".pt": FrontEnd.TORCHSCRIPT,
+        ".pth": FrontEnd.TORCHSCRIPT,
+        ".ts": FrontEnd.TORCHSCRIPT,
+        ".onnx": FrontEnd.ONNX,
+        ".tflite": FrontEnd.TFLITE,
+        ".keras": FrontEnd.KERAS,
+    }
+)
 
 
-class SourceKind(str, Enum):
-    """What a float model is given as: torch's exported program, or a file of another kind."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a person may say about a model that it does not say itself.
 
-    PROGRAM = "exported-program"
-    ONNX = "onnx"
-    TFLITE = "tflite"
-
-
-class FloatModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A float model: the file that holds it, its description, and what was assumed.
-
-    ``data`` is the folder of images that calibrates and judges it; ``digest`` is that of what
-    the user gave (``sha256:<hex>``).
+    ``shapes`` are input shapes by name ("" for the only input), ``size`` height and width of the
+    image that a TorchScript file takes, ``weights`` the state dict of a factory's model.
     """
 
-    kind: SourceKind
-    path: Path
-    description: ModelDescription
-    data: Path | None
-    digest: str
-    assumptions: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What the model is called in variants and reports."""
-        return self.description.name
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    weights: Path | None = None
 
 
 def read_source(
-    path: Path,
+    model: Path | str,
     workspace: Path,
     *,
-    data: Path | None = None,
-    input_shape: tuple[int, int] | None = None,
+    data: Path | str | None = None,
+    reading: Reading | None = None,
+    workers: Workers | None = None,
 ) -> FloatModel:
-    """Return the float model at ``path``.
+    """Return the float model that ``model`` names.
 
     Args:
-        path: The folder of a training run, or a TorchScript file.
+        model: A folder with ``model.toml``, a SavedModel's folder, a file (``.pt2``, ``.pt``,
+            ``.onnx``, ``.keras``, ``.tflite``), or ``package.module:factory``.
         workspace: A folder for what has to be made of it first.
-        data: The folder of images; None takes the one that the run remembers.
-        input_shape: Height and width for a TorchScript file; None takes ``DEFAULT_SIZE``.
+        data: What calibrates and judges it; None takes what the description remembers.
+        reading: What the model does not say itself.
+        workers: Read it where the front end is slow to import.
 
     Raises:
-        ConfigError: There is no model, it is damaged, or of a kind that asdic does not read.
-        MissingPackageError: torch is not installed.
-        UnsupportedModelError: The TorchScript file cannot be brought into an exported program.
+        ConfigError: There is no model, it is damaged, of a kind that asdic does not read, or its
+            description does not fit it.
+        MissingPackageError: A front end's package is not installed.
+        UnsupportedModelError: The model cannot be read without more being said, or at all.
     """
-    if path.is_dir():
-        return _read_run(path, data)
-    if not path.is_file():
+    asked = reading or Reading()
+    text = str(model)
+    path = Path(text)
+    if not path.exists() and ":" in text:
+        return _from_factory(text, workspace, data, asked, workers or Workers())
+    if not path.exists():
         raise ConfigError(f"there is no model at {path}")
-    return _read_torchscript(path, workspace, data, input_shape or DEFAULT_SIZE)
+    description, weights = _described(path)
+    if description is not None and description.factory:
+        chosen = Reading(
+            shapes={spec.name: spec.shape for spec in description.inputs}, weights=weights
+        )
+        found, folder = _read(
+            FrontEnd.FACTORY, weights, workspace, chosen, workers, factory=description.factory
+        )
+        return _model(description, found, folder, weights, data)
+    front_end = _front_end(weights)
+    if description is not None and front_end is FrontEnd.PROGRAM:
+        return FloatModel(
+            kind=SourceKind.PROGRAM,
+            path=weights,
+            description=description,
+            data=_data(data, description),
+            digest=_digest(weights),
+        )
+    if description is not None and not asked.shapes:
+        asked = Reading(shapes=_described_shapes(description), size=asked.size)
+    found, folder = _read(front_end, weights, workspace, asked, workers)
+    return _model(description, found, folder, weights, data)
 
 
-def read_program(path: Path) -> Any:
-    """Return the exported program in a ``.pt2`` file.
-
-    Raises:
-        ConfigError: The file is missing or damaged.
-    """
-    torch = _torch()
-    if not path.is_file():
-        raise ConfigError(f"the model's weights {path} are missing")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations between torch's own modules
-            return torch.export.load(path)
-    except Exception as error:  # torch raises whatever its reader stumbles over
-        raise ConfigError(f"{path} is not an exported program: {_first_line(error)}") from error
+def _described(path: Path) -> tuple[ModelDescription | None, Path]:
+    """Return the description of what lies at ``path``, if there is one, and the model's file."""
+    if path.is_dir() and (path / DESCRIPTION_FILE).is_file():
+        description = read_description(path)
+        weights = path / description.weights
+        if not weights.exists():
+            raise ConfigError(f"the model's weights {weights} are missing")
+        return description, weights
+    if path.is_file() and (path.parent / DESCRIPTION_FILE).is_file():
+        description = read_description(path.parent)
+        if description.weights == path.name:
+            return description, path
+    return None, path
 
 
-def write_program(program: Any, path: Path) -> None:
-    """Write an exported program as a ``.pt2`` file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _torch().export.save(program, path)
+def _front_end(path: Path) -> FrontEnd:
+    if path.is_dir():
+        if (path / _SAVED_MODEL).is_file():
+            return FrontEnd.SAVED_MODEL
+        raise ConfigError(
+            f"{path} holds neither {DESCRIPTION_FILE} nor {_SAVED_MODEL}; asdic reads the folder "
+            "of a training run or of a SavedModel"
+        )
+    front_end = _FRONT_ENDS.get(path.suffix.lower())
+    if front_end is None:
+        raise ConfigError(
+            f"{path} is of a kind that asdic does not read; it reads {', '.join(_FRONT_ENDS)}, "
+            "folders with model.toml, SavedModels and package.module:factory"
+        )
+    return front_end
 
 
-def _read_run(folder: Path, data: Path | None) -> FloatModel:
-    description = read_description(folder)
-    weights = folder / description.weights
-    remembered = Path(description.data) if description.data else None
-    read_program(weights)
-    return FloatModel(
-        kind=SourceKind.PROGRAM,
-        path=weights,
-        description=description,
-        data=data or remembered,
-        digest=sha256_of(weights),
+def _described_shapes(description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    if len(description.inputs) == 1:  # whatever the file calls it
+        return {"": description.inputs[0].shape}
+    return {spec.name: spec.shape for spec in description.inputs}
+
+
+def _read(
+    front_end: FrontEnd,
+    path: Path,
+    workspace: Path,
+    reading: Reading,
+    workers: Workers | None,
+    *,
+    factory: str = "",
+) -> tuple[Found, Path]:
+    folder = workspace / "source"
+    job = ReadJob(
+        front_end=front_end,
+        path=path.resolve(),
+        factory=factory,
+        weights=reading.weights.resolve() if reading.weights else None,
+        digest=_digest(path) if path.exists() else "",
+        shapes=dict(reading.shapes),
+        size=reading.size,
     )
+    return (workers or Workers()).read(job, folder), folder
 
 
-def _read_torchscript(
-    path: Path, workspace: Path, data: Path | None, size: tuple[int, int]
+def _model(
+    description: ModelDescription | None,
+    found: Found,
+    folder: Path,
+    weights: Path,
+    data: Path | str | None,
 ) -> FloatModel:
-    _check_torchscript(path)
-    torch = _torch()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scripted = torch.jit.load(str(path), map_location="cpu").eval()
-    except RuntimeError as error:
-        raise ConfigError(f"{path} is not a TorchScript file: {_first_line(error)}") from error
-    channels = _input_channels(scripted)
-    example = torch.zeros(1, channels, *size)
-    program = _exported(path, scripted, example)
-    classes = _mask_classes(path, program, example)
-    write_program(program, workspace / PROGRAM_FILE)
+    assumptions = found.notes
+    if description is None:
+        description, assumptions = describe(weights.stem, found)
+    else:
+        _check_fit(description, found, weights)
     return FloatModel(
-        kind=SourceKind.PROGRAM,
-        path=workspace / PROGRAM_FILE,
-        description=_assumed_description(path.stem, channels, size, classes),
-        data=data,
-        digest=sha256_of(path),
-        assumptions=_assumptions(channels, size, classes),
+        kind=found.kind,
+        path=folder / found.files[0],
+        description=description,
+        data=_data(data, description),
+        digest=_digest(weights),
+        assumptions=assumptions,
     )
 
 
-def _check_torchscript(path: Path) -> None:
-    """Refuse what is not a TorchScript archive, a pickle in disguise above all."""
-    if not zipfile.is_zipfile(path):
-        raise ConfigError(
-            f"{path} is neither a training run nor a TorchScript file; asdic reads a folder "
-            "with model.toml, or what torch.jit.save wrote (plain pickles are not opened)"
-        )
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    has_code = any("/code/" in name for name in names)
-    has_constants = any(name.endswith("/constants.pkl") for name in names)
-    if not (has_code and has_constants):
-        raise ConfigError(
-            f"{path} holds weights without code (a state dict or a pickled module); "
-            "save the model with torch.jit.save, or train it with asdic"
-        )
-
-
-def _input_channels(scripted: Any) -> int:
-    """Return the input channels of the first convolution, which the input must have."""
-    kernels = [value for value in scripted.state_dict().values() if value.ndim == 4]
-    channels = int(kernels[0].shape[1]) if kernels else 1
-    return channels if channels in _CHANNELS else 1
-
-
-def _exported(path: Path, scripted: Any, example: Any) -> Any:
-    # The public exporters refuse a TorchScript module without source; this converter, private to
-    # torch, gives the same answers bit for bit (tests/integration/test_source.py).
-    from torch._export.converter import TS2EPConverter
-
-    logger = logging.getLogger("torch._export")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = TS2EPConverter(scripted, (example,)).convert()
-            # The converter leaves height and width open; devices want them fixed.
-            return _torch().export.export(program.module(), (example,))
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{path} cannot be brought into an exported program: {_first_line(error)}"
-        ) from error
-    finally:
-        logger.setLevel(level)
-
-
-def _mask_classes(path: Path, program: Any, example: Any) -> int:
-    torch = _torch()
-    with torch.no_grad():
-        answer = program.module()(example)
-    shape = tuple(getattr(answer, "shape", ()))
-    if len(shape) != 4 or shape[2:] != tuple(example.shape[2:]):
-        raise UnsupportedModelError(
-            f"{path} answers {shape or type(answer).__name__} for an input of "
-            f"{tuple(example.shape)}; a bare TorchScript file must answer one mask, "
-            "(1, classes, H, W). Describe other models in a model.toml"
-        )
-    return int(shape[1])
-
-
-def _assumed_description(
-    name: str, channels: int, size: tuple[int, int], classes: int
-) -> ModelDescription:
-    height, width = size
-    rule = ImageInput(
-        tensor="image", height=height, width=width, color="grey" if channels == 1 else "rgb"
+def _from_factory(
+    factory: str, workspace: Path, data: Path | str | None, reading: Reading, workers: Workers
+) -> FloatModel:
+    place = Path(factory.partition(":")[2])
+    found, folder = _read(
+        FrontEnd.FACTORY, reading.weights or place, workspace, reading, workers, factory=factory
     )
-    activation = MaskOutput(tensor="mask", activation="sigmoid" if classes == 1 else "softmax")
-    return ModelDescription(
-        name=name,
-        task="segmentation",
-        weights="model.pt2",
-        metric="dice",
-        inputs=(TensorSpec(name="image", shape=(1, channels, height, width)),),
-        outputs=(TensorSpec(name="mask", shape=(1, classes, height, width)),),
-        preprocessing=(rule,),
-        postprocessing=(activation,),
+    description, assumptions = describe(place.name, found)
+    return FloatModel(
+        kind=found.kind,
+        path=folder / found.files[0],
+        description=description,
+        data=_data(data, description),
+        digest=sha256_of(folder / found.files[0]),
+        assumptions=assumptions,
     )
 
 
-def _assumptions(channels: int, size: tuple[int, int], classes: int) -> tuple[str, ...]:
-    squash = "sigmoid" if classes == 1 else "softmax"
-    return (
-        f"the input is one {_CHANNELS[channels]} image of {size[0]}x{size[1]} pixels "
-        "with values in [0, 1]",
-        f"the answer is a mask: {classes} channel(s) of logits, {squash}",
-    )
+def _check_fit(description: ModelDescription, found: Found, weights: Path) -> None:
+    """Check that a person's description and the file speak of the same tensors, in order."""
+    for what, said, real in (
+        ("inputs", description.inputs, found.inputs),
+        ("outputs", description.outputs, found.outputs),
+    ):
+        if [spec.shape for spec in said] != [spec.shape for spec in real]:
+            raise ConfigError(
+                f"model.toml gives {weights.name} the {what} "
+                f"{', '.join(f'{one.name} {one.shape}' for one in said)}; the file has "
+                f"{', '.join(f'{one.name} {one.shape}' for one in real)}"
+            )
 
 
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingPackageError("torch", "quantize") from error
-    return torch
+def _data(data: Path | str | None, description: ModelDescription) -> str | None:
+    return str(data) if data else description.data or None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of all files of a folder by their names."""
+    if path.is_file():
+        return sha256_of(path)
+    state = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            state.update(f"{file.relative_to(path)} {sha256_of(file)}\n".encode())
+    return f"sha256:{state.hexdigest()}"

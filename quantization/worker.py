@@ -19,14 +19,17 @@ from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, read_bounded, sha256_of, write_file
 from asdic.device.process import end_with_parent
 from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles
+from asdic.quantization.frontends.found import Found
 from asdic.quantization.job import (
     ANSWER_FILE,
     JOB_FILE,
     OUT_OF_MEMORY,
     Answer,
     ConvertJob,
+    FrontEnd,
     Job,
     QuantizeJob,
+    ReadJob,
     decode_job,
     failure_of,
     read_calibration,
@@ -64,12 +67,47 @@ def _wants_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _result(job: Job, folder: Path) -> FloatFiles | QuantizedFiles:
+def _result(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles:
     match job:
+        case ReadJob():
+            return _read(job, folder)
         case ConvertJob():
             return _converted(job, folder)
         case QuantizeJob():
             return _quantized(job, folder)
+
+
+def _read(job: ReadJob, folder: Path) -> Found:
+    match job.front_end:
+        case FrontEnd.ONNX:
+            from asdic.quantization.frontends.onnx import from_onnx
+
+            return from_onnx(job.path, folder, job.shapes)
+        case FrontEnd.TFLITE:
+            from asdic.quantization.frontends.tflite import from_tflite
+
+            return from_tflite(job.path, folder, job.shapes)
+        case FrontEnd.KERAS:
+            from asdic.quantization.frontends.keras import from_keras
+
+            return from_keras(job.path, folder, job.shapes)
+        case FrontEnd.SAVED_MODEL:
+            from asdic.quantization.frontends.keras import from_saved_model
+
+            return from_saved_model(job.path, folder, job.shapes)
+        case FrontEnd.PROGRAM:
+            from asdic.quantization.frontends.torch import from_program
+
+            return from_program(job.path, folder, job.shapes)
+        case FrontEnd.TORCHSCRIPT:
+            from asdic.quantization.frontends.torch import from_torchscript
+
+            return from_torchscript(job.path, folder, job.shapes, job.size)
+        case FrontEnd.FACTORY:
+            from asdic.quantization.frontends.torch import from_factory
+
+            sys.path.insert(0, str(Path.cwd()))  # as where the person stands
+            return from_factory(job.factory, job.weights, folder, job.shapes)
 
 
 def _converted(job: ConvertJob, folder: Path) -> FloatFiles:

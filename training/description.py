@@ -24,14 +24,17 @@ DESCRIPTION_LIMIT_BYTES: Final = 1 << 20
 class ModelDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a trained model is: its weights, its tensors, and the way in and out of them.
 
-    ``weights`` is a file beside ``model.toml``. ``data`` is the folder that the model learnt
-    from, or empty. ``metric`` is what it is judged by, in points from 0 to 100.
+    ``weights`` is a file beside ``model.toml``, or a SavedModel's folder; with ``factory``
+    (``package.module:function``) it is the state dict of the model that the function builds.
+    ``data`` is the folder that the model learnt from, or empty. ``metric`` is what it is judged
+    by, in points from 0 to 100.
     """
 
     format: str = DESCRIPTION_FORMAT
     name: str
     task: Literal["segmentation", "classification", "raw"]
     weights: str
+    factory: str = ""
     data: str = ""
     metric: str = "dice"
     inputs: tuple[TensorSpec, ...]

@@ -16,7 +16,8 @@ from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.metrics import sqnr_db
 from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors
-from asdic.quantization.source import FloatModel, read_program
+from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.kinds import FloatModel
 
 CONVERSION_DB: Final = 60.0
 """Float converters measured 95 to 122 dB on U-Nets with and without instance normalization."""

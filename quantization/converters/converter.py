@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from asdic.contract.errors import UnsupportedModelError
 from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import FloatFiles
-from asdic.quantization.source import FloatModel, SourceKind
+from asdic.quantization.kinds import FloatModel, SourceKind
 
 
 class Converter(Protocol):

@@ -14,7 +14,8 @@ from asdic.contract.errors import MissingPackageError
 from asdic.contract.files import write_file
 from asdic.contract.variant import ImageInput, InputRule, MaskOutput, OutputRule, TensorSpec
 from asdic.quantization.backends.backend import FloatFiles, unsupported
-from asdic.quantization.source import FloatModel, read_program
+from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.kinds import FloatModel
 
 _Rule = TypeVar("_Rule", InputRule, OutputRule)
 
@@ -38,6 +39,7 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
 
 
 def _converted(model: FloatModel) -> bytes:
+    inner = read_program(model.path).module()
     try:
         import litert_torch
         import torch
@@ -45,7 +47,6 @@ def _converted(model: FloatModel) -> bytes:
         raise MissingPackageError("litert-torch", "quantize") from error
 
     flipped = _flipped(model)
-    inner = read_program(model.path).module()
     inputs = [spec.name for spec in model.description.inputs]
     outputs = [spec.name for spec in model.description.outputs]
 

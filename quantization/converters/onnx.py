@@ -10,7 +10,8 @@ from typing import Final
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
 from asdic.quantization.backends.backend import FloatFiles, strip_onnx, unsupported
-from asdic.quantization.source import FloatModel, read_program
+from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.kinds import FloatModel
 
 FILE: Final = "float.onnx"
 OPSET: Final = 18
@@ -28,12 +29,13 @@ def _exported(model: FloatModel) -> bytes:
         import torch
     except ImportError as error:
         raise MissingPackageError(error.name or "onnxscript", "quantize") from error
+    program = read_program(model.path)
     examples = tuple(torch.zeros(spec.shape) for spec in model.description.inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
-                read_program(model.path),
+                program,
                 examples,
                 dynamo=True,
                 opset_version=OPSET,

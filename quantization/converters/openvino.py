@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from asdic.contract.errors import MissingPackageError
 from asdic.quantization.backends.backend import FloatFiles, unsupported
-from asdic.quantization.source import FloatModel, read_program
+from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.kinds import FloatModel
 
 FILES: Final = ("float.xml", "float.bin")
 
@@ -24,8 +25,9 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
 
 
 def _converted(openvino: Any, model: FloatModel) -> Any:
+    program = read_program(model.path)
     try:
-        graph = openvino.convert_model(read_program(model.path))
+        graph = openvino.convert_model(program)
     except Exception as error:
         raise unsupported(error, converter="OpenVINO") from error
     graph.set_friendly_name(model.name)

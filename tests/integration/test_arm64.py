@@ -103,10 +103,10 @@ def carotid(shared_data: Path, folder: Path) -> tuple[Path, NDArray[np.float32]]
     """Quantize the real U-Net at a small size, on real images."""
     from asdic.quantization.once import quantize_once
     from asdic.quantization.recipe import Recipe
-    from asdic.quantization.source import read_source
+    from asdic.quantization.source import Reading, read_source
 
     path = shared_data / "models" / "carotid.pt"
-    model = read_source(path, folder, input_shape=(SIDE, SIDE))
+    model = read_source(path, folder, reading=Reading(size=(SIDE, SIDE)))
     inputs = images(shared_data / "timtrack", 8, SIDE, channels=1)
     name = model.description.inputs[0].name
     calibration = [{name: one.reshape(1, 1, SIDE, SIDE)} for one in inputs]

@@ -1,0 +1,128 @@
+"""Keras files and SavedModels, through TensorFlow's own converter to a float TFLite file.
+
+From there on they are TFLite models. Importing TensorFlow takes seconds: this runs in a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
+from asdic.contract.files import write_file
+from asdic.quantization.frontends.found import Found
+from asdic.quantization.frontends.shapes import Dimension, Shapes, check_names, fixed_shape
+from asdic.quantization.frontends.tflite import from_tflite
+
+SAVED_MODEL: Final = "saved_model.pb"
+_SIGNATURE: Final = "serving_default"
+_CONVERTED: Final = "converted.tflite"
+
+
+def from_keras(path: Path, folder: Path, shapes: Shapes) -> Found:
+    """Read a ``.keras`` file.
+
+    Raises:
+        ConfigError: It is damaged, or holds code (a Lambda layer), which is not run.
+        UnsupportedModelError: An input leaves open more than its batch, or TFLite lacks an
+            operator.
+        MissingPackageError: TensorFlow is not installed.
+    """
+    tensorflow = _tensorflow()
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path} is not a .keras file; save the model with model.save")
+    try:
+        model = tensorflow.keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its many layers raise
+        raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
+    names = [tensor.name for tensor in model.inputs]
+    specs, notes = _specs(
+        tensorflow, names, [list(tensor.shape) for tensor in model.inputs], shapes
+    )
+    outputs = list(model.output_names)
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        answers = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
+        answers = answers if isinstance(answers, list | tuple) else [answers]
+        return dict(zip(outputs, answers, strict=True))
+
+    function = tensorflow.function(call, input_signature=specs)
+    return _written(_tflite(tensorflow, path, function, model), folder, notes)
+
+
+def from_saved_model(path: Path, folder: Path, shapes: Shapes) -> Found:
+    """Read the folder of a SavedModel: its signature ``serving_default``.
+
+    Raises:
+        ConfigError: It is damaged, or has no such signature.
+        UnsupportedModelError: As for ``from_keras``.
+        MissingPackageError: TensorFlow is not installed.
+    """
+    tensorflow = _tensorflow()
+    try:
+        model = tensorflow.saved_model.load(str(path))
+    except Exception as error:
+        raise ConfigError(f"{path} is not a SavedModel: {_reason(error)}") from error
+    if _SIGNATURE not in model.signatures:
+        known = ", ".join(sorted(model.signatures)) or "none"
+        raise ConfigError(f"{path} has the signatures {known}; asdic reads {_SIGNATURE!r}")
+    signature = model.signatures[_SIGNATURE]
+    inputs = signature.structured_input_signature[1]
+    specs, notes = _specs(
+        tensorflow, list(inputs), [spec.shape.as_list() for spec in inputs.values()], shapes
+    )
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        return dict(signature(**dict(zip(inputs, tensors, strict=True))))
+
+    function = tensorflow.function(call, input_signature=specs)
+    return _written(_tflite(tensorflow, path, function, model), folder, notes)
+
+
+def _specs(
+    tensorflow: Any, names: Sequence[str], stated: Sequence[Sequence[Dimension]], shapes: Shapes
+) -> tuple[list[Any], tuple[str, ...]]:
+    check_names(shapes, names)
+    specs, notes = [], []
+    for name, sides in zip(names, stated, strict=True):
+        shape, note = fixed_shape(name, sides, shapes, only=len(names) == 1)
+        specs.append(tensorflow.TensorSpec(shape, tensorflow.float32, name=name))
+        notes.append(note)
+    return specs, tuple(note for note in notes if note)
+
+
+def _tflite(tensorflow: Any, path: Path, function: Any, model: Any) -> bytes:
+    try:
+        converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()], model
+        )
+        return bytes(converter.convert())
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"TensorFlow's converter cannot convert {path}: {_reason(error)}"
+        ) from error
+
+
+def _written(content: bytes, folder: Path, notes: tuple[str, ...]) -> Found:
+    write_file(folder / _CONVERTED, content)
+    found = from_tflite(folder / _CONVERTED, folder, {})
+    return msgspec.structs.replace(found, notes=(*notes, *found.notes))
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _tensorflow() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise MissingPackageError("tensorflow", "keras") from error
+    return tensorflow
