@@ -53,6 +53,7 @@ faults: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.cli_reference docs/cli.md
 	$(BIN)/python -m tests.support.bench_schema docs/bench.schema.json
+	$(BIN)/python -m tests.support.report_schema docs/report.schema.json
 
 clean:
 	rm -rf $(VENV) build demo .typecheck .coverage*

@@ -14,6 +14,7 @@ VERBS: Final = MappingProxyType(
     {
         "train": "asdic.cli.train:train",
         "quantize": "asdic.cli.quantize:quantize",
+        "report": "asdic.cli.report:report",
         "bench": "asdic.cli.bench:bench",
         "qualify": "asdic.cli.qualify:qualify",
         "pack": "asdic.cli.pack:pack",

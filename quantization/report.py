@@ -109,11 +109,10 @@ def read_report(path: Path) -> QuantizationReport:
     file = path / REPORT_FILE if path.is_dir() else path
     data = read_bounded(file, REPORT_LIMIT_BYTES)
     found = parse_json(data, _Head, what=str(file)).format
+    if not found:
+        raise ConfigError(f"{file} is of an older asdic; quantize again with --force")
     if found != REPORT_FORMAT:
-        raise ConfigError(
-            f"{file} has the format {found or 'of an asdic before 0.2'}, expected {REPORT_FORMAT}; "
-            "quantize again with --force"
-        )
+        raise ConfigError(f"{file} has the format {found!r}; this asdic reads {REPORT_FORMAT}")
     return parse_json(data, QuantizationReport, what=str(file))
 
 

@@ -1,0 +1,157 @@
+"""A report for people: the verdict on one line, the rows of its tables, and what else to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from asdic.quantization.gate import Verdict
+from asdic.quantization.ladder import Tried
+from asdic.quantization.report import QuantizationReport
+from asdic.quantization.slices import Slice
+from asdic.quantization.speed import Speed
+
+EQUAL: Final = "equal"
+"""Instead of an infinite signal-to-noise ratio."""
+
+Row = tuple[str, ...]
+
+ACCURACY: Final = ("target", "FP32", "INT8", "drop (95 %)", "SQNR", "verdict")
+COST: Final = ("target", "in INT8", "INT8", "FP32", "INT8 : FP32 in time (95 %)")
+
+_SAMPLES: Final = MappingProxyType({True: "labelled samples", False: "samples without labels"})
+
+
+def urgency(report: QuantizationReport) -> tuple[int, ...]:
+    """Return a key that sorts first what a reader must not miss: slower INT8, then failures."""
+    order = (Verdict.FAIL, Verdict.NOT_QUANTIZED, Verdict.UNDECIDED, Verdict.PASS)
+    return int(report.slower is None), order.index(report.verdict)
+
+
+def headline(report: QuantizationReport) -> str:
+    """Return the verdict on one line; an INT8 model that is slower than float is said first."""
+    slower = f"INT8 IS SLOWER than FP32, {ratio_words(report.slower)}; " if report.slower else ""
+    return f"{report.target}: {slower}{report.summary}"
+
+
+def title(reports: Sequence[QuantizationReport]) -> str:
+    """Return what was measured, on how much."""
+    first = reports[0]
+    names = ", ".join(dict.fromkeys(one.model for one in reports))
+    return f"{names}: {first.metric} in points, {first.samples} {_SAMPLES[first.labelled]}"
+
+
+def accuracy_row(report: QuantizationReport) -> Row:
+    """Return the cells of ``ACCURACY``."""
+    return (
+        report.target,
+        points(report.fp32),
+        points(report.int8),
+        drop_words(report.drop, report.ci95),
+        decibels(report.sqnr_db),
+        report.verdict.value,
+    )
+
+
+def cost_row(report: QuantizationReport) -> Row:
+    """Return the cells of ``COST``."""
+    return (
+        report.target,
+        percent(report.int8_share),
+        kilobytes(report.bytes_int8),
+        kilobytes(report.bytes_fp32),
+        ", ".join(_ratio(one) for one in report.speed or ()) or f"measure: {report.measure_with}",
+    )
+
+
+def remarks(reports: Sequence[QuantizationReport]) -> Iterator[str]:
+    """Yield what the tables have no room for; what holds for several targets is said once."""
+    said: dict[str, list[str]] = {}
+    for report in reports:
+        for line in _remarks(report):
+            said.setdefault(line, []).append(report.target)
+    for line, targets in said.items():
+        yield line if len(targets) == len(reports) else f"{', '.join(targets)}: {line}"
+    for line in dict.fromkeys(line for one in reports for line in one.assumptions):
+        yield f"assumed: {line}"
+
+
+def _remarks(report: QuantizationReport) -> Iterator[str]:
+    yield f"judged by {report.judged_by}; recipe {report.recipe}"
+    for one in report.tried:
+        if one.recipe != report.recipe:
+            yield f"{one.recipe} was tried and came to {tried_words(one)}"
+    if report.worst_slice is not None and report.worst_slice.drop > 0:
+        yield f"worst part: {slice_words(report.worst_slice)}"
+    yield from false_alarms(report)
+    yield from report.remarks
+
+
+def false_alarms(report: QuantizationReport) -> Iterator[str]:
+    """Yield what was found in images with nothing to find, if there are any."""
+    fp32, int8 = report.empty.fp32_false_alarms, report.empty.int8_false_alarms
+    if report.empty.images and fp32 is not None and int8 is not None:
+        yield (
+            f"{report.empty.images} images with nothing to find, apart: something found in "
+            f"{100 * fp32:.0f} % by FP32, in {100 * int8:.0f} % by INT8"
+        )
+
+
+def tried_words(one: Tried) -> str:
+    """Return what came of a rung."""
+    if one.drop is None or one.ci95 is None:
+        return one.reason
+    return f"a drop of {drop_words(one.drop, one.ci95)}"
+
+
+def slice_words(one: Slice) -> str:
+    """Return a slice's name and its drop."""
+    return f"{one.column} {one.value}, {one.samples} samples, {drop_words(one.drop, one.ci95)}"
+
+
+def ratio_words(speed: Speed) -> str:
+    """Return INT8's time over float's, with its interval."""
+    low, high = speed.ratio_ci95
+    threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
+    return f"{speed.ratio:.2f} times its time with {threads} ({low:.2f} to {high:.2f})"
+
+
+def drop_words(drop: float, ci95: tuple[float, float]) -> str:
+    """Return a drop with its interval, in points."""
+    return f"{drop:+.2f} ({ci95[0]:+.2f} to {ci95[1]:+.2f})"
+
+
+def points(value: float) -> str:
+    """Return points of a metric."""
+    return f"{value:.2f}"
+
+
+def decibels(value: float | None) -> str:
+    """Return a signal-to-noise ratio; None is that of equal tensors."""
+    return EQUAL if value is None else f"{value:.1f} dB"
+
+
+def percent(share: float) -> str:
+    """Return a share of 0 to 1 in percent."""
+    return f"{100 * share:.1f} %"
+
+
+def kilobytes(size_bytes: int) -> str:
+    """Return a file's size."""
+    return f"{size_bytes / 1000:,.0f} kB"
+
+
+def milliseconds(value: float) -> str:
+    """Return a time in milliseconds with three digits."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
+
+
+def seconds(value: float) -> str:
+    """Return a duration."""
+    return f"{value:.1f} s" if value < 60 else f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def _ratio(speed: Speed) -> str:
+    low, high = speed.ratio_ci95
+    return f"{speed.ratio:.2f} ({low:.2f} to {high:.2f}) with {speed.threads}"
