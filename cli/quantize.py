@@ -5,94 +5,135 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from asdic.cli.console import print_json, print_table
+from asdic.cli.console import print_json
 from asdic.contract.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from asdic.quantization.progress import Stage
-    from asdic.quantization.report import QuantizationReport
+
+
+def _targets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from asdic.contract.target import TARGETS
+
+    return [name for name in sorted(TARGETS) if name.startswith(incomplete)]
+
+
+def _metrics(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from asdic.device.metrics import FITS
+
+    return [name for name in FITS if name.startswith(incomplete)]
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", "targets", multiple=True, required=True, help="May be given again.")
+@click.argument("model")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    shell_complete=_targets,
+    help="May be given again.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="One folder a target.")
-@click.option("--data", type=click.Path(path_type=Path), help="Images; default: the run's own.")
+@click.option(
+    "--data",
+    metavar="FOLDER|NPZ|MODULE:LOADER",
+    help="Samples that calibrate and judge.  [default: the run's own]",
+)
 @click.option("--max-drop", default=0.5, show_default=True, help="Points that INT8 may lose.")
 @click.option(
     "--min-agreement",
     default=80.0,
     show_default=True,
-    help="Points of agreement with FP32, for images without labels.",
+    help="Points of agreement with FP32, for samples without labels.",
+)
+@click.option(
+    "--metric",
+    shell_complete=_metrics,
+    help="dice, iou, top1, auc, map or agreement.  [default: the model's own]",
 )
 @click.option("--recipe", help="Pin one recipe, such as static-wi8-ai8-minmax.")
-@click.option("--samples", default=64, show_default=True, help="Calibration images.")
-@click.option("--size", help="HEIGHTxWIDTH of a TorchScript file's input.  [default: 256x256]")
-@click.option("--seed", default=0, show_default=True, help="Of the choice of images.")
+@click.option("--max-rung", type=click.IntRange(min=1), help="Recipes to try at most.")
+@click.option("--samples", default=64, show_default=True, help="Samples that calibrate.")
+@click.option("--size", help="HEIGHTxWIDTH of a TorchScript file's image.  [default: 256x256]")
+@click.option(
+    "--input-shape",
+    "shapes",
+    multiple=True,
+    metavar="[NAME=]1x1x256x256",
+    help="Fix an input that the model leaves open; may be given again.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the choice of samples.")
+@click.option(
+    "--report",
+    "html_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page about all targets that opens without a network.",
+)
 @click.option("--force", is_flag=True, help="Replace variants that exist.")
 @click.option("--allow-fail", is_flag=True, help="Write variants that lost too much as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 def quantize(
     *,
-    model: Path,
+    model: str,
     targets: tuple[str, ...],
     out: Path,
-    data: Path | None,
-    max_drop: float,
-    min_agreement: float,
-    recipe: str | None,
-    samples: int,
+    data: str | None,
     size: str | None,
-    seed: int,
-    force: bool,
-    allow_fail: bool,
+    shapes: tuple[str, ...],
+    weights: Path | None,
+    html_path: Path | None,
     as_json: bool,
+    **choices: Any,
 ) -> None:
     """Quantize MODEL to INT8, one variant a target, each with a verdict.
 
-    MODEL is the folder of a training run, or a TorchScript file. Images of the split `train`
+    MODEL is the folder of a training run, a file (.pt2, .pt, .onnx, .keras, .tflite), the folder
+    of a SavedModel, or package.module:factory with --weights. Samples of the split `train`
     calibrate, those of `calib` judge; without labels INT8 is compared with FP32's own answers.
+    What the verdicts mean is in docs/quantize.md.
 
     \b
     Examples:
-      asdic quantize runs/first --target x86-litert-int8 --out variants/
+      asdic quantize runs/first --target x86-litert-int8 --out variants/ --report out.html
       asdic quantize runs/first --target x86-openvino-int8 --target jetson-orin-int8 \\
-          --max-drop 1 --out variants/
-      asdic quantize model.pt --data images/ --target arm64-litert-int8 --size 256x320 \\
+          --max-drop 1 --metric iou --out variants/
+      asdic quantize scripted.pt --data images/ --target arm64-litert-int8 --size 256x320 \\
           --out variants/
+      asdic quantize model.onnx --data samples.npz --input-shape image=1x3x224x224 \\
+          --target jetson-orin-int8 --out variants/
+      asdic quantize model.keras --data images/ --target x86-openvino-int8 --out variants/
+      asdic quantize keywords.tflite --data samples.npz --target arm64-litert-int8 --out variants/
+      asdic quantize nets.unet:build --weights unet.pt --input-shape 1x1x256x256 \\
+          --data nets.samples:load --target x86-litert-int8 --out variants/
     """
+    from asdic.cli.report import show, write_page
+    from asdic.quantization.frontends.shapes import parse_shapes
     from asdic.quantization.quantize import Options, quantize_model
     from asdic.quantization.source import Reading
 
-    options = Options(
-        max_drop=max_drop,
-        min_agreement=min_agreement,
-        recipe=recipe,
-        samples=samples,
-        seed=seed,
-        force=force,
-        allow_fail=allow_fail,
-    )
+    reading = Reading(shapes=parse_shapes(shapes), size=_parse_size(size), weights=weights)
+    options = Options(**choices)
     with _progress() as stage:
         reports = quantize_model(
-            model,
-            targets,
-            out,
-            data=data,
-            reading=Reading(size=_parse_size(size)),
-            options=options,
-            stage=stage,
+            model, targets, out, data=data, reading=reading, options=options, stage=stage
         )
+    if html_path is not None:
+        write_page(html_path, [out / one.target for one in reports])
     if as_json:
         print_json(reports)
     else:
-        _show(reports)
+        show(reports)
 
 
 @contextmanager
@@ -153,66 +194,3 @@ def _parse_size(size: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ConfigError(f"--size is HEIGHTxWIDTH in pixels, such as 256x320, not {size!r}")
     return int(height), int(width)
-
-
-def _show(reports: list[QuantizationReport]) -> None:
-    first = reports[0]
-    print_table(
-        f"{first.model}: {first.metric} in points, {first.samples} images",
-        ("target", "FP32", "INT8", "drop (95 %)", "verdict"),
-        [_accuracy_row(report) for report in reports],
-    )
-    print_table(
-        "size and speed",
-        ("target", "SQNR", "INT8", "FP32", "latency"),
-        [_size_row(report) for report in reports],
-    )
-    for line in dict.fromkeys(line for report in reports for line in _lines(report)):
-        click.echo(line)
-    for report in reports:
-        if report.verdict.value != "pass":
-            click.secho(f"{report.target} is {report.summary}", fg="yellow", bold=True)
-
-
-def _accuracy_row(report: QuantizationReport) -> tuple[str, ...]:
-    low, high = report.ci95
-    return (
-        report.target,
-        f"{report.fp32:.2f}",
-        f"{report.int8:.2f}",
-        f"{report.drop:+.2f} ({low:+.2f} to {high:+.2f})",
-        report.verdict.value,
-    )
-
-
-def _size_row(report: QuantizationReport) -> tuple[str, ...]:
-    sqnr = "equal" if report.sqnr_db is None else f"{report.sqnr_db:.1f} dB"
-    ratio = report.latency_ratio
-    return (
-        report.target,
-        sqnr,
-        f"{report.bytes_int8 / 1000:.0f} kB",
-        f"{report.bytes_fp32 / 1000:.0f} kB",
-        "measure on the device" if ratio is None else f"{ratio:.2f} of FP32",
-    )
-
-
-def _lines(report: QuantizationReport) -> Iterator[str]:
-    """Yield what the table has no room for."""
-    if report.verdict.value == "pass":
-        yield f"{report.target}: {report.summary}"
-    yield f"{report.target}: judged by {report.judged_by}; recipe {report.recipe}"
-    for one in report.tried:
-        if one.recipe != report.recipe:
-            came_to = one.reason if one.drop is None else f"a drop of {one.drop:.2f}"
-            yield f"{report.target}: {one.recipe} was tried and came to {came_to}"
-    if report.empty.images and report.empty.fp32_false_alarms is not None:
-        yield (
-            f"{report.target}: {report.empty.images} images with nothing to find, apart: "
-            f"something found in {100 * report.empty.fp32_false_alarms:.0f} % by FP32, in "
-            f"{100 * (report.empty.int8_false_alarms or 0.0):.0f} % by INT8"
-        )
-    for remark in report.remarks:
-        yield f"{report.target}: {remark}"
-    for assumption in report.assumptions:
-        yield f"assumed: {assumption}"

@@ -14,10 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json
 from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
+from asdic.device.metrics import check_metric
 from asdic.device.runner.engine import cpu_features, usable_threads
 from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
 from asdic.quantization.examples import examples_of
@@ -64,14 +67,17 @@ class Options:
     """What a person may choose; the defaults are for a model with labels.
 
     ``max_drop`` is in points of the model's metric, ``min_agreement`` in points of agreement
-    with FP32 and counts where there are no labels. ``recipe`` pins one for all targets.
-    ``samples`` is how many images calibrate. ``force`` replaces variants that exist, and
-    ``allow_fail`` writes those that lost too much.
+    with FP32 and counts where there are no labels. ``metric`` replaces the model's own.
+    ``recipe`` pins one for all targets; of a ladder, the first ``max_rung`` recipes are tried,
+    None for all. ``samples`` is how many images calibrate. ``force`` replaces variants that
+    exist, and ``allow_fail`` writes those that lost too much.
     """
 
     max_drop: float = MAX_DROP
     min_agreement: float = MIN_AGREEMENT
+    metric: str | None = None
     recipe: str | None = None
+    max_rung: int | None = None
     samples: int = SAMPLES
     seed: int = 0
     force: bool = False
@@ -126,6 +132,8 @@ def quantize_model(
     with _workspace(out) as workspace:
         stage("model", f"reading {source}")
         model = read_source(source, workspace, data=data, reading=reading)
+        model = _judged_by(choice.metric, model)
+        stage("model", f"{model.name}, read", done=1, total=1)
         stage("images", f"reading {model.data or ''}")
         inputs = read_inputs(
             model.data,
@@ -133,6 +141,7 @@ def quantize_model(
             samples=choice.samples,
             seed=choice.seed,
         )
+        stage("images", f"{len(inputs.cases)} judge", done=1, total=1)
         run = _Run(
             model=model,
             inputs=inputs,
@@ -173,7 +182,7 @@ class _Run:
         if self.options.force or not folder.exists():
             return None
         if _is_whole(folder) and read_report(folder).fingerprint == self._fingerprint(target):
-            self.stage(target.name, "unchanged, kept")
+            self.stage(target.name, "unchanged, kept", done=1, total=1)
             return read_report(folder)
         raise ConfigError(
             f"{folder} is damaged, or was made from other inputs or options; "
@@ -269,7 +278,7 @@ class _Run:
             max_drop=self.options.max_drop,
             replace=self.options.force,
         )
-        self.stage(target.name, report.summary)
+        self.stage(target.name, report.summary, done=1, total=1)
         return report
 
     def _speed(self, target: Target, climb: Climb) -> tuple[Speed, ...] | None:
@@ -368,9 +377,18 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
+def _judged_by(metric: str | None, model: FloatModel) -> FloatModel:
+    """Return ``model`` with the metric that a person chose, if it fits what the model answers."""
+    if metric is None:
+        return model
+    check_metric(metric, model.description.postprocessing)
+    description = msgspec.structs.replace(model.description, metric=metric)
+    return msgspec.structs.replace(model, description=description)
+
+
 def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
     if options.recipe is None:
-        return LADDERS[model_format]
+        return LADDERS[model_format][: options.max_rung]
     return (parse_recipe(options.recipe, model_format),)
 
 
