@@ -112,18 +112,36 @@ _UNKNOWN_OPERATOR: Final = (
 )
 
 
-def unsupported(error: BaseException, *, converter: str) -> UnsupportedModelError:
-    """Return the error for a model that ``converter`` refused; it names the operator if known."""
+def unsupported(
+    error: BaseException, *, converter: str, program: Any = None
+) -> UnsupportedModelError:
+    """Return the error for a model that ``converter`` refused.
+
+    It names the operator if the converter did, and with the exported ``program`` the layer that
+    it is in.
+    """
     text = str(error)
     for pattern in _UNKNOWN_OPERATOR:
         if found := pattern.search(text):
             operators = found[1].strip().removesuffix(".default")
+            layer = _layer_of(operators, program)
             return UnsupportedModelError(
-                f"{converter} does not support the operator {operators}; "
+                f"{converter} does not support the operator {operators}{layer}; "
                 "replace it in the model, or choose another target"
             )
     reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return UnsupportedModelError(f"{converter} cannot convert the model: {reason.strip()}")
+
+
+def _layer_of(operator: str, program: Any) -> str:
+    """Return where in the model an operator is, in words, or nothing where nobody knows."""
+    named = set(re.split(r"\W+", operator))
+    for node in program.graph.nodes if program is not None else ():
+        if node.op == "call_function" and named.intersection(str(node.target).split(".")[1:2]):
+            modules = list(node.meta.get("nn_module_stack", {}).values())
+            path = str(modules[-1][0]) if modules else ""
+            return f" (in the layer {path!r})" if path else " (in the model's own forward)"
+    return ""
 
 
 def int8_share(sizes: Iterable[tuple[int, bool]]) -> float:

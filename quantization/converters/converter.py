@@ -26,16 +26,40 @@ class Converter(Protocol):
         ...
 
 
-CONVERTERS: Final = MappingProxyType(
+_FUNCTIONS: Final = MappingProxyType(
     {
-        (SourceKind.PROGRAM, ModelFormat.TFLITE): "asdic.quantization.converters.litert:of_program",
-        (
-            SourceKind.PROGRAM,
-            ModelFormat.OPENVINO_IR,
-        ): "asdic.quantization.converters.openvino:of_program",
-        (SourceKind.PROGRAM, ModelFormat.ONNX_QDQ): "asdic.quantization.converters.onnx:of_program",
+        ModelFormat.TFLITE: "asdic.quantization.converters.litert",
+        ModelFormat.OPENVINO_IR: "asdic.quantization.converters.openvino",
+        ModelFormat.ONNX_QDQ: "asdic.quantization.converters.onnx",
     }
 )
+CONVERTERS: Final = MappingProxyType(
+    {
+        (SourceKind.PROGRAM, ModelFormat.TFLITE): "of_program",
+        (SourceKind.PROGRAM, ModelFormat.OPENVINO_IR): "of_program",
+        (SourceKind.PROGRAM, ModelFormat.ONNX_QDQ): "of_program",
+        (SourceKind.ONNX, ModelFormat.OPENVINO_IR): "of_onnx",
+        (SourceKind.ONNX, ModelFormat.ONNX_QDQ): "of_onnx",
+        (SourceKind.TFLITE, ModelFormat.TFLITE): "of_tflite",
+        (SourceKind.TFLITE, ModelFormat.OPENVINO_IR): "of_tflite",
+        (SourceKind.TFLITE, ModelFormat.ONNX_QDQ): "of_tflite",
+    }
+)
+"""The function of each pair. No kept converter brings ONNX to TFLite: onnx2tf does not run on
+Python 3.11, and onnx2torch needs torchvision, which no CPU build of this torch goes with."""
+
+
+def check_way(kind: SourceKind, model_format: ModelFormat) -> None:
+    """Check that there is a way from a kind of model to a format.
+
+    Raises:
+        UnsupportedModelError: There is none; the message says what to give instead.
+    """
+    if (kind, model_format) not in CONVERTERS:
+        raise UnsupportedModelError(
+            f"a model given as {kind.value} cannot be converted for {model_format.value}; give "
+            "the torch model (.pt2, .pt) or the Keras model that it was exported from"
+        )
 
 
 def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> FloatFiles:
@@ -46,11 +70,7 @@ def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> Float
         UnsupportedModelError: There is no way from the model's kind to the format, or the model
             holds an operator that the format cannot express.
     """
-    try:
-        module, function = CONVERTERS[model.kind, model_format].split(":")
-    except KeyError:
-        raise UnsupportedModelError(
-            f"a model given as {model.kind.value} cannot be converted for {model_format.value}"
-        ) from None
-    converter: Converter = getattr(importlib.import_module(module), function)
+    check_way(model.kind, model_format)
+    module = importlib.import_module(_FUNCTIONS[model_format])
+    converter: Converter = getattr(module, CONVERTERS[model.kind, model_format])
     return converter(model, folder)

@@ -14,6 +14,7 @@ from asdic.contract.errors import MissingPackageError
 from asdic.contract.files import write_file
 from asdic.contract.variant import ImageInput, InputRule, MaskOutput, OutputRule, TensorSpec
 from asdic.quantization.backends.backend import FloatFiles, unsupported
+from asdic.quantization.frontends.tflite import named_signature
 from asdic.quantization.frontends.torch import read_program
 from asdic.quantization.kinds import FloatModel
 
@@ -38,8 +39,15 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     )
 
 
+def of_tflite(model: FloatModel, folder: Path) -> FloatFiles:
+    """Write ``float.tflite`` from a TFLite file: the same, with the description's names."""
+    write_file(folder / FILE, named_signature(model.path, model.description))
+    return FloatFiles.described(model.description, files=(FILE,))
+
+
 def _converted(model: FloatModel) -> bytes:
-    inner = read_program(model.path).module()
+    program = read_program(model.path)
+    inner = program.module()
     try:
         import litert_torch
         import torch
@@ -76,7 +84,7 @@ def _converted(model: FloatModel) -> bytes:
         edge = litert_torch.convert(ChannelsLast(), sample_kwargs=examples)
         content: bytes = edge.model_content()
     except Exception as error:  # the converter raises whatever its many layers raise
-        raise unsupported(error, converter="LiteRT") from error
+        raise unsupported(error, converter="LiteRT", program=program) from error
     return content
 
 

@@ -24,6 +24,10 @@ _COLORS: Final = {1: "grey", 3: "rgb"}
 _METRICS: Final = {"segmentation": "dice", "classification": "top1", "raw": "agreement"}
 
 
+IMAGE_SIDE_AT_LEAST: Final = 16
+"""What is smaller is hardly a picture: the 49 x 10 of keyword spotting are a spectrogram."""
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """A float model as a front end read it.
 
@@ -70,7 +74,7 @@ def _input_rule(spec: TensorSpec, layout: Literal["nchw", "nhwc"]) -> InputRule:
     if len(spec.shape) != 4 or spec.shape[0] != 1:
         return ArrayInput(tensor=spec.name)
     channels, height, width = _sides(spec.shape, layout)
-    if channels not in _COLORS or min(height, width) < 8:
+    if channels not in _COLORS or min(height, width) < IMAGE_SIDE_AT_LEAST:
         return ArrayInput(tensor=spec.name)
     return ImageInput(
         tensor=spec.name,

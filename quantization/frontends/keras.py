@@ -34,17 +34,20 @@ def from_keras(path: Path, folder: Path, shapes: Shapes) -> Found:
         MissingPackageError: TensorFlow is not installed.
     """
     tensorflow = _tensorflow()
+    import keras  # comes with TensorFlow
+
     if not zipfile.is_zipfile(path):
         raise ConfigError(f"{path} is not a .keras file; save the model with model.save")
     try:
-        model = tensorflow.keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its many layers raise
         raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
     names = [tensor.name for tensor in model.inputs]
     specs, notes = _specs(
         tensorflow, names, [list(tensor.shape) for tensor in model.inputs], shapes
     )
-    outputs = list(model.output_names)
+    named = getattr(model, "output_names", None)  # a Sequential has none
+    outputs = list(named) if named else [f"output_{n}" for n, _ in enumerate(model.outputs)]
 
     def call(*tensors: Any) -> dict[str, Any]:
         answers = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
 from asdic.contract.files import read_bounded, write_file
@@ -14,6 +15,7 @@ from asdic.contract.variant import TensorSpec
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.frontends.shapes import Shapes, check_names, fixed_shape
 from asdic.quantization.kinds import SourceKind
+from asdic.training.description import ModelDescription
 
 FILE: Final = "model.tflite"
 SIGNATURE: Final = "serving_default"
@@ -30,7 +32,7 @@ def from_tflite(path: Path, folder: Path, shapes: Shapes) -> Found:
     """
     interpreter = _interpreter(path)
     inputs, outputs = _details(interpreter)
-    _check_float(path, interpreter, {**inputs, **outputs})
+    _check_float(path, {**inputs, **outputs})
     names = list(inputs)
     check_names(shapes, names)
     notes = []
@@ -40,7 +42,13 @@ def from_tflite(path: Path, folder: Path, shapes: Shapes) -> Found:
         notes.append(note)
         interpreter.resize_tensor_input(item["index"], shape)
     interpreter.allocate_tensors()
-    write_file(folder / FILE, _with_signature(path, interpreter, inputs, outputs))
+    content, stored = _with_signature(path, interpreter, inputs, outputs)
+    write_file(folder / FILE, content)
+    if stored:
+        notes.append(
+            f"{stored} weight(s) were stored as integers; they are taken as the numbers that "
+            "these stand for"
+        )
     found_inputs, found_outputs = _details(interpreter)
     return Found(
         kind=SourceKind.TFLITE,
@@ -79,16 +87,13 @@ def _signature(item: Mapping[str, Any]) -> Any:
     return item.get("shape_signature", item["shape"])
 
 
-def _check_float(path: Path, interpreter: Any, tensors: Mapping[str, Any]) -> None:
+def _check_float(path: Path, tensors: Mapping[str, Any]) -> None:
     for name, item in tensors.items():
         if item["dtype"] != np.float32:
             raise UnsupportedModelError(
                 f"{path}: {name!r} is {np.dtype(item['dtype']).name}; asdic quantizes float models "
                 "that take and give float32"
             )
-    scaled = [item for item in interpreter.get_tensor_details() if item["dtype"] == np.int8]
-    if scaled:
-        raise UnsupportedModelError(f"{path} is quantized already; give the float model")
 
 
 def _specs(named: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
@@ -100,24 +105,92 @@ def _specs(named: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[TensorSp
 
 def _with_signature(
     path: Path, interpreter: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
-) -> bytes:
-    """Return the file with the interpreter's shapes, and its names as the only signature."""
-    import flatbuffers
+) -> tuple[bytes, int]:
+    """Return the file with the interpreter's shapes, and its names as the only signature.
+
+    Weights that are stored as integers become float; the second value counts them.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     model: Any = schema.ModelT.InitFromPackedBuf(read_bounded(path, MODEL_LIMIT_BYTES), 0)
+    if len(model.subgraphs) != 1:
+        raise UnsupportedModelError(
+            f"{path} has {len(model.subgraphs)} subgraphs (control flow); asdic quantizes one"
+        )
     graph = model.subgraphs[0]
     shapes = {item["index"]: item["shape"] for item in interpreter.get_tensor_details()}
     for index, tensor in enumerate(graph.tensors):
         if index in shapes and tensor.shape is not None and len(tensor.shape):
             tensor.shape = np.asarray(shapes[index], np.int32)
             tensor.shapeSignature = None
+    stored = _floats(schema, model, path)
     signature = schema.SignatureDefT()
     signature.signatureKey = SIGNATURE
     signature.subgraphIndex = 0
     signature.inputs = [_entry(schema, name, item) for name, item in inputs.items()]
     signature.outputs = [_entry(schema, name, item) for name, item in outputs.items()]
     model.signatureDefs = [signature]
+    return _packed(model), stored
+
+
+def _floats(schema: Any, model: Any, path: Path) -> int:
+    """Turn INT8 weights into the float ones that they stand for, and return how many.
+
+    A file with such weights and float activations computes in float on most devices, or rounds
+    its activations anew for every input; either way the weights are what was meant.
+    """
+    stored = 0
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type != schema.TensorType.INT8:
+            continue
+        buffer = model.buffers[tensor.buffer]
+        if buffer.data is None or tensor.quantization is None or tensor.quantization.scale is None:
+            raise UnsupportedModelError(f"{path} is quantized already; give the float model")
+        values = _real(np.asarray(buffer.data).view(np.int8), tensor)
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+        stored += 1
+    return stored
+
+
+def _real(stored: NDArray[np.int8], tensor: Any) -> NDArray[np.float32]:
+    rule = tensor.quantization
+    sides = [1] * len(tensor.shape)
+    if len(rule.scale) > 1:
+        sides[rule.quantizedDimension] = len(rule.scale)
+    scale = np.asarray(rule.scale, np.float32).reshape(sides)
+    zero = np.asarray(rule.zeroPoint, np.float32).reshape(sides)
+    return np.asarray((stored.reshape(tensor.shape) - zero) * scale, np.float32)
+
+
+def named_signature(path: Path, description: ModelDescription) -> bytes:
+    """Return the file that ``from_tflite`` wrote, with the names of ``description``, in order."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model: Any = schema.ModelT.InitFromPackedBuf(read_bounded(path, MODEL_LIMIT_BYTES), 0)
+    signature = model.signatureDefs[0]
+    for entry, spec in zip(signature.inputs, description.inputs, strict=True):
+        entry.name = spec.name
+    for entry, spec in zip(signature.outputs, description.outputs, strict=True):
+        entry.name = spec.name
+    return _packed(model)
+
+
+def tensor_names(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the input and output tensors themselves, in the signature's order."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model: Any = schema.ModelT.InitFromPackedBuf(read_bounded(path, MODEL_LIMIT_BYTES), 0)
+    tensors, signature = model.subgraphs[0].tensors, model.signatureDefs[0]
+    return (
+        [tensors[entry.tensorIndex].name.decode() for entry in signature.inputs],
+        [tensors[entry.tensorIndex].name.decode() for entry in signature.outputs],
+    )
+
+
+def _packed(model: Any) -> bytes:
+    import flatbuffers
+
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
