@@ -145,7 +145,7 @@ def _times(before: QuantizationReport, after: QuantizationReport) -> Iterator[Fi
     old = {one.threads: one for one in before.speed or ()}
     new = {one.threads: one for one in after.speed or ()}
     for threads in sorted(old.keys() & new.keys()):
-        words = f"{threads} thread" + ("" if threads == 1 else "s")
+        words = text.threads_words(threads)
         for name, unit, value, ends in _TIMES:
             yield _figure(
                 f"{name} with {words}",

@@ -32,6 +32,7 @@ _FILTERS: Final = MappingProxyType(
         "kilobytes": text.kilobytes,
         "milliseconds": text.milliseconds,
         "seconds": text.seconds,
+        "threads": text.threads_words,
     }
 )
 

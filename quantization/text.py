@@ -61,7 +61,7 @@ def cost_row(report: QuantizationReport) -> Row:
         percent(report.int8_share),
         kilobytes(report.bytes_int8),
         kilobytes(report.bytes_fp32),
-        ", ".join(_ratio(one) for one in report.speed or ()) or f"measure: {report.measure_with}",
+        "\n".join(map(_ratio, report.speed or ())) or f"measure: {report.measure_with}",
     )
 
 
@@ -81,7 +81,8 @@ def _remarks(report: QuantizationReport) -> Iterator[str]:
     yield f"judged by {report.judged_by}; recipe {report.recipe}"
     for one in report.tried:
         if one.recipe != report.recipe:
-            yield f"{one.recipe} was tried and came to {tried_words(one)}"
+            came_to = one.reason if one.drop is None else f"a drop of {tried_words(one)}"
+            yield f"{one.recipe} was tried and came to {came_to}"
     if report.worst_slice is not None and report.worst_slice.drop > 0:
         yield f"worst part: {slice_words(report.worst_slice)}"
     yield from false_alarms(report)
@@ -99,10 +100,10 @@ def false_alarms(report: QuantizationReport) -> Iterator[str]:
 
 
 def tried_words(one: Tried) -> str:
-    """Return what came of a rung."""
+    """Return what a rung lost, or why nobody knows."""
     if one.drop is None or one.ci95 is None:
         return one.reason
-    return f"a drop of {drop_words(one.drop, one.ci95)}"
+    return drop_words(one.drop, one.ci95)
 
 
 def slice_words(one: Slice) -> str:
@@ -113,8 +114,13 @@ def slice_words(one: Slice) -> str:
 def ratio_words(speed: Speed) -> str:
     """Return INT8's time over float's, with its interval."""
     low, high = speed.ratio_ci95
-    threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
+    threads = threads_words(speed.threads)
     return f"{speed.ratio:.2f} times its time with {threads} ({low:.2f} to {high:.2f})"
+
+
+def threads_words(threads: int) -> str:
+    """Return a number of threads."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def drop_words(drop: float, ci95: tuple[float, float]) -> str:
@@ -154,4 +160,4 @@ def seconds(value: float) -> str:
 
 def _ratio(speed: Speed) -> str:
     low, high = speed.ratio_ci95
-    return f"{speed.ratio:.2f} ({low:.2f} to {high:.2f}) with {speed.threads}"
+    return f"{threads_words(speed.threads)}: {speed.ratio:.2f} ({low:.2f} to {high:.2f})"
