@@ -22,7 +22,7 @@ from asdic.cli.device import (
 @click.option("--now", is_flag=True, help="Also while an exam is in progress.")
 @runner_options
 def install(
-    *, folder: Path, state: Path, now: bool, frames: Path | None, fps: float, no_runner: bool
+    *, folder: Path, state: Path, now: bool, frames: str | None, fps: float, no_runner: bool
 ) -> None:
     """Install the release that FOLDER holds for this box: the same checks, no network.
 

@@ -23,7 +23,7 @@ from asdic.cli.device import (
 @click.option("--json", "as_json", is_flag=True, help="Print what runs as JSON.")
 @runner_options
 def rollback(
-    *, state: Path, now: bool, as_json: bool, frames: Path | None, fps: float, no_runner: bool
+    *, state: Path, now: bool, as_json: bool, frames: str | None, fps: float, no_runner: bool
 ) -> None:
     """Go back to the release that this box ran before, and wait until it runs.
 

@@ -19,7 +19,7 @@ from asdic.cli.device import (
 @click.command()
 @state_option
 @runner_options
-def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
+def run(state: Path, frames: str | None, fps: float, no_runner: bool) -> None:
     """Follow the fleet manager, and run what it signs for this box, until stopped.
 
     A broker that is away is tried again until it answers; the model runs on meanwhile.
@@ -28,6 +28,7 @@ def run(state: Path, frames: Path | None, fps: float, no_runner: bool) -> None:
     Examples:
       asdic-agent run --state box1
       asdic-agent run --state box1 --frames recordings/ --fps 25
+      asdic-agent run --state box1 --frames ring:probe --fps 60
       asdic-agent run --state box1 --no-runner
     """
     from asdic.device.agent import Agent, locked

@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+class FramesOption(click.Path):
+    """A folder of images that exists, or ``ring:NAME``, which need not be there yet."""
+
+    name = "frames"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        """Return the option's text; a folder by its full name."""
+        if str(value).startswith("ring:"):
+            return str(value)
+        return str(Path(str(super().convert(value, parameter, context))).resolve())
+
+
+def frames_option(command: _F) -> _F:
+    """Add ``--frames`` to a verb."""
+    return click.option(
+        "--frames",
+        type=FramesOption(file_okay=False, exists=True),
+        help="Folder of images to infer in turn, or ring:NAME for frames in shared memory.  "
+        "[default: the golden set's inputs]",
+    )(command)
+
+
 def state_option(command: _F) -> _F:
     """Add ``--state`` to a verb."""
     return click.option(
@@ -40,12 +64,13 @@ def runner_options(command: _F) -> _F:
             is_flag=True,
             help="Start no runner: the box's own program speaks the application contract.",
         ),
-        click.option("--fps", default=10.0, show_default=True, help="Inferences a second."),
         click.option(
-            "--frames",
-            type=click.Path(path_type=Path, file_okay=False, exists=True),
-            help="Folder of images to infer in turn.  [default: the golden set's inputs]",
+            "--fps",
+            default=10.0,
+            show_default=True,
+            help="Inferences a second; for a ring, at most.",
         ),
+        frames_option,
     ):
         command = option(command)
     return command
@@ -62,7 +87,7 @@ def supervisor_for(
     state: StateFolder,
     config: AgentConfig,
     *,
-    frames: Path | None,
+    frames: str | None,
     fps: float,
     no_runner: bool,
 ) -> Supervisor | None:
@@ -74,7 +99,7 @@ def supervisor_for(
     command = [sys.executable, "-m", "asdic.cli.runner", "--state", str(state.path)]
     command += ["--fps", str(fps), "--parent", str(os.getpid())]
     command += ["--simulate"] if config.simulated else []
-    command += ["--frames", str(frames.resolve())] if frames is not None else []
+    command += ["--frames", frames] if frames is not None else []
     return Supervisor(command, config.timing)
 
 

@@ -16,6 +16,7 @@ VERBS: Final = MappingProxyType(
         "quantize": "asdic.cli.quantize:quantize",
         "report": "asdic.cli.report:report",
         "bench": "asdic.cli.bench:bench",
+        "frames": "asdic.cli.frames:frames",
         "qualify": "asdic.cli.qualify:qualify",
         "pack": "asdic.cli.pack:pack",
         "sign": "asdic.cli.sign:sign",

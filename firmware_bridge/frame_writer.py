@@ -59,9 +59,7 @@ def ensure_ring(name: str | Path, frames: FrameFormat, *, slots: int = SLOTS) ->
         return make_ring(path, frames, slots=slots)
     if (found.header.frames, found.header.slots) == (frames, slots):
         return found
-    made = make_ring(path, frames, slots=slots, succeeds=found)
-    found.close()
-    return made
+    return make_ring(path, frames, slots=slots, succeeds=found)
 
 
 class FrameWriter:
@@ -149,7 +147,8 @@ class FrameWriter:
         frames = self._mapped.header.frames
         if (pixels.shape, pixels.dtype) != (frame_shape(frames), np.dtype(frames.dtype)):
             raise DataError(
-                f"the ring carries {format_text(frames)}, the frame is {pixels.shape} {pixels.dtype}"
+                f"the ring carries {format_text(frames)}, "
+                f"the frame is {pixels.shape} {pixels.dtype}"
             )
         self.begin()[...] = pixels
         return self.commit(captured_s)

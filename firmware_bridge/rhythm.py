@@ -1,20 +1,26 @@
 """When to look for the next frame: often when it is due, seldom before and after.
 
-The writer makes no system call, so nobody wakes a reader; it has to look. Looking without end would
-burn a core. Frames come in a rhythm, though, so a reader sleeps until shortly before the next one is
-due. The rhythm is learned as TCP learns a connection's round trip: a smoothed mean and a smoothed
-deviation, with the gains 1/8 and 1/4 and a margin of four deviations (RFC 6298, section 2).
+The writer makes no system call, so nobody wakes a reader; it has to look. Looking without end
+would burn a core. Frames come in a rhythm, though, so a reader sleeps until shortly before the next
+one is due. The rhythm is learned as TCP learns a connection's round trip: a smoothed mean and a
+smoothed deviation, with the gains 1/8 and 1/4 and a margin of four deviations (RFC 6298, 2).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-NAP_NS: Final = 5_000
-FLOOR_NS: Final = 60_000
-LONGEST_NAP_NS: Final = 2_000_000
+# The kernel makes five to fifteen microseconds of it.
+NAP_NS: Final = 1_000
+# A processor that slept for a frame's length takes this long to be quick again.
+FLOOR_NS: Final = 150_000
+LONGEST_REST_NS: Final = 20_000_000
+LONGEST_NAP_NS: Final = 10_000_000
+UNKNOWN_NAP_NS: Final = 500_000
 # Of the time between two frames, this share at most is spent looking closely before one is due.
 LARGEST_SHARE: Final = 1 / 8
+# A frame that is overdue is found late by this share of how long it is overdue, at most.
+OVERDUE_SHARE: Final = 1 / 8
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 4
@@ -50,13 +56,13 @@ class Rhythm:
         """Return for how long it is of no use to look.
 
         Before the next frame is due: until then, less a margin for jitter and late waking. Around
-        that time: a nap. After it: an eighth of how long it is overdue.
+        that time: a nap. After it: a share of how long it is overdue.
         """
         if self._last is None or not self._interval:
-            return LONGEST_NAP_NS // 4
+            return UNKNOWN_NAP_NS
         margin = max(FLOOR_NS, _DEVIATIONS * self._deviation)
         margin = min(margin, LARGEST_SHARE * self._interval)
         early = self._last[1] + self._interval - now_ns
         if early > margin:
-            return max(int(early - margin), NAP_NS)
-        return min(max(int((-early - margin) / 8), NAP_NS), LONGEST_NAP_NS)
+            return min(max(int(early - margin), NAP_NS), LONGEST_REST_NS)
+        return min(max(int((-early - margin) * OVERDUE_SHARE), NAP_NS), LONGEST_NAP_NS)

@@ -66,7 +66,8 @@ def ring_path(name: str | Path) -> Path:
         return Path(name)
     if not _NAME.fullmatch(str(name)):
         raise ConfigError(
-            f"{str(name)!r} cannot name a frame ring; use letters, digits, '_', '.' and '-', or a path"
+            f"{str(name)!r} cannot name a frame ring; use letters, digits, '_', '.' and '-', "
+            "or a path"
         )
     return SHARED_MEMORY / f"asdic-{name}"
 
@@ -237,15 +238,18 @@ def boot_number() -> int:
 def _lock(descriptor: int, path: Path) -> None:
     """Wait for whoever makes the ring just now, but not for a writer."""
     deadline_s = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline_s:
-                raise LinkError(f"another process writes the frame ring {path}") from error
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
+    while not _is_locked(descriptor):
+        if time.monotonic() > deadline_s:
+            raise LinkError(f"another process writes the frame ring {path}")
+        time.sleep(_LOCK_POLL_S)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path, flags: int) -> int:
@@ -270,7 +274,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
     if is_open_to_all and found.st_uid not in {0, os.geteuid()}:
         raise ConfigError(
             f"the frame ring {path} belongs to user {found.st_uid}, in a folder that anyone may "
-            f"write; let the writer use a folder of its own, as in --frames ring:/run/acquisition/probe"
+            "write; let its writer use a folder of its own, such as /run/acquisition"
         )
 
 

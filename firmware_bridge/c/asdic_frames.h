@@ -102,6 +102,9 @@ typedef struct {
 typedef struct {
   asdic_frames_header *header;
   uint64_t bytes;
+  uint64_t slots; /* of our own: what lies in shared memory is not believed later on */
+  uint64_t slot_bytes;
+  uint64_t frame_bytes;
   uint64_t next; /* number of the frame that is written next */
   int lock;
   int is_begun;
@@ -111,9 +114,8 @@ typedef struct {
 /* ---- the writer's path ---- */
 
 static inline asdic_frames_slot *asdic_frames_slot_(const asdic_frames *ring) {
-  const asdic_frames_header *header = ring->header;
   return (asdic_frames_slot *)(void *)((unsigned char *)ring->header + ASDIC_FRAMES_HEADER_BYTES +
-                                       (ring->next % header->slots) * header->slot_bytes);
+                                       (ring->next % ring->slots) * ring->slot_bytes);
 }
 
 static inline uint64_t asdic_frames_now_(void) {
@@ -128,7 +130,7 @@ static inline uint64_t asdic_frames_now_(void) {
 
 /* Return how many bytes a frame has. */
 static inline uint64_t asdic_frames_bytes(const asdic_frames *ring) {
-  return ring->header->frame_bytes;
+  return ring->frame_bytes;
 }
 
 /* Say that frames were lost before they reached the ring: an overrun, a bad checksum. */
@@ -147,11 +149,13 @@ static inline void *asdic_frames_begin(asdic_frames *ring) {
   return (unsigned char *)slot + ASDIC_FRAMES_SLOT_HEADER_BYTES;
 }
 
-/* Give the frame that was begun to the readers, and return its number. */
+/* Give the frame that was begun to the readers, and return its number; UINT64_MAX where none was
+ * begun. */
 static inline uint64_t asdic_frames_commit(asdic_frames *ring, uint64_t captured_ns) {
   asdic_frames_slot *slot = asdic_frames_slot_(ring);
   const uint64_t number = ring->next;
   const uint64_t now_ns = asdic_frames_now_();
+  if (!ring->is_begun) return UINT64_MAX;
   __atomic_store_n(&slot->captured_ns, captured_ns ? captured_ns : now_ns, __ATOMIC_RELAXED);
   __atomic_store_n(&slot->committed_ns, now_ns ? now_ns : captured_ns, __ATOMIC_RELAXED);
   __atomic_store_n(&slot->lost_before, ring->header->lost, __ATOMIC_RELAXED);
@@ -165,7 +169,7 @@ static inline uint64_t asdic_frames_commit(asdic_frames *ring, uint64_t captured
 /* Copy a frame into the ring, and return its number. */
 static inline uint64_t asdic_frames_write(asdic_frames *ring, const void *pixels,
                                           uint64_t captured_ns) {
-  memcpy(asdic_frames_begin(ring), pixels, (size_t)ring->header->frame_bytes);
+  memcpy(asdic_frames_begin(ring), pixels, (size_t)ring->frame_bytes);
   return asdic_frames_commit(ring, captured_ns);
 }
 
@@ -209,7 +213,7 @@ static inline int asdic_frames_header_(asdic_frames *ring, asdic_frames_header *
     return asdic_frames_fail_(ring, "a frame's dtype is unknown", 0);
   if (format->channels != ASDIC_GREY && format->channels != ASDIC_RGB)
     return asdic_frames_fail_(ring, "a frame's channels are unknown", 0);
-  if (!(format->scale > 0) || format->scale > 1.7e308)
+  if (!(format->scale > 0) || !(format->scale - format->scale >= 0)) /* nor infinite */
     return asdic_frames_fail_(ring, "a frame's scale is a positive number", 0);
   if (slots < 2 || slots > ASDIC_FRAMES_SLOTS_LIMIT)
     return asdic_frames_fail_(ring, "a ring has 2 to 1024 slots", 0);
@@ -339,6 +343,10 @@ static inline int asdic_frames_attach_(asdic_frames *ring, const char *path, con
     if (old.header != NULL) munmap(old.header, (size_t)old.bytes);
     if (is_sound < 0) return -1;
   }
+  ring->slots = slots;
+  ring->slot_bytes = wanted.slot_bytes;
+  ring->frame_bytes = wanted.frame_bytes;
+  ring->error[0] = '\0';
   asdic_frames_recover_(ring);
   return 0;
 }
