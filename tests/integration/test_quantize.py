@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -29,7 +30,7 @@ from asdic.quantization.job import ConvertJob, Workers
 from asdic.quantization.once import quantize_once
 from asdic.quantization.quantize import Options, quantize_model
 from asdic.quantization.recipe import LADDERS, parse_recipe
-from asdic.quantization.report import QuantizationReport, read_report
+from asdic.quantization.report import QuantizationReport, read_report, report_schema
 from asdic.quantization.source import read_source
 from tests.support.disc_finder import (
     WITH_DISC,
@@ -175,6 +176,38 @@ def test_the_verb_prints_the_reports_for_a_machine(variants: Path, run: Path) ->
     arguments = [str(run), "--target", LITERT, "--target", JETSON, "--out", str(variants)]
     result = CliRunner().invoke(quantize_verb, [*arguments, "--json"], catch_exceptions=False)
     assert [one["target"] for one in json.loads(result.stdout)] == [LITERT, JETSON]
+
+
+def test_the_verb_writes_a_page_about_all_targets(
+    variants: Path, run: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "out.html"
+    targets = [word for target in TARGETS for word in ("--target", target)]
+    arguments = [str(run), *targets, "--out", str(variants), "--report", str(page)]
+    CliRunner().invoke(quantize_verb, arguments, catch_exceptions=False)
+    assert [target for target in TARGETS if f'<article id="{target}">' in page.read_text()] == [
+        *TARGETS
+    ]
+
+
+def test_the_verb_prints_nothing_but_json_for_a_machine(variants: Path, run: Path) -> None:
+    arguments = [str(run), "--target", LITERT, "--out", str(variants), "--json"]
+    result = CliRunner().invoke(quantize_verb, arguments, catch_exceptions=False)
+    (report,) = json.loads(result.stdout)
+    jsonschema.validate(report, report_schema())
+
+
+def test_a_metric_that_does_not_fit_is_refused_before_the_conversion(
+    run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="the metric 'top1' does not fit the output 'logits'"):
+        quantize_model(run, (LITERT,), tmp_path / "out", options=Options(metric="top1"))
+
+
+def test_a_bounded_climb_stops_at_its_rung(run: Path, tmp_path: Path) -> None:
+    options = Options(max_drop=-100.0, max_rung=1, allow_fail=True)
+    (report,) = quantize_model(run, (OPENVINO,), tmp_path / "out", options=options)
+    assert [one.recipe for one in report.tried] == [LADDERS[ModelFormat.OPENVINO_IR][0].name]
 
 
 def test_the_verb_prints_a_table_for_a_person(variants: Path, run: Path) -> None:
