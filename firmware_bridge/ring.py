@@ -209,10 +209,14 @@ def make_ring(
 
 
 @contextmanager
-def ring_lock(path: Path) -> Iterator[int]:
-    """Hold what only one process may: to make a ring and to write it. Yield the descriptor.
+def ring_lock(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
+    """Hold what only one process may: to make a ring and to write it.
 
     The kernel gives it back when the process ends, however it ends.
+
+    Args:
+        path: The ring's file.
+        patience_s: How long to wait for whoever makes the ring just now.
 
     Raises:
         LinkError: Another process holds it.
@@ -224,8 +228,8 @@ def ring_lock(path: Path) -> Iterator[int]:
     except OSError as error:
         raise ConfigError(f"cannot lock the frame ring {path}: {error.strerror}") from error
     try:
-        _lock(descriptor, path)
-        yield descriptor
+        _lock(descriptor, path, patience_s)
+        yield
     finally:
         os.close(descriptor)
 
@@ -235,11 +239,10 @@ def boot_number() -> int:
     return fnv1a(_BOOT_ID.read_bytes().strip())
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Wait for whoever makes the ring just now, but not for a writer."""
-    deadline_s = time.monotonic() + LOCK_PATIENCE_S
+def _lock(descriptor: int, path: Path, patience_s: float) -> None:
+    deadline_s = time.monotonic() + patience_s
     while not _is_locked(descriptor):
-        if time.monotonic() > deadline_s:
+        if time.monotonic() >= deadline_s:
             raise LinkError(f"another process writes the frame ring {path}")
         time.sleep(_LOCK_POLL_S)
 

@@ -11,7 +11,9 @@
 
 #include <stdlib.h>
 
+#ifndef SLOTS
 #define SLOTS 8
+#endif
 #define PATTERN_STEP UINT64_C(0x9e3779b97f4a7c15)
 
 static void fill(void *pixels, uint64_t bytes, uint64_t number) {
