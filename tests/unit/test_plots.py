@@ -41,7 +41,8 @@ def test_what_is_beyond_the_scale_ends_at_its_edge() -> None:
 
 def test_a_scale_holds_all_values_and_a_margin() -> None:
     scale = scale_over([0.0, 10.0])
-    assert scale.low < 0.0 < 10.0 < scale.high
+    assert scale.low < 0.0
+    assert scale.high > 10.0
 
 
 def test_equal_values_have_a_scale_too() -> None:
