@@ -191,6 +191,8 @@ def tensor_names(path: Path) -> tuple[list[str], list[str]]:
 def _packed(model: Any) -> bytes:
     import flatbuffers
 
+    for code in model.operatorCodes:  # files of before 2020 have the old field alone
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
