@@ -16,7 +16,7 @@ from asdic.contract.errors import AsdicError, DataError
 from asdic.contract.variant import FrameFormat
 from asdic.device.runner.stream import STALL_S, TimedFrame
 from asdic.firmware_bridge.frames import FormatChangedError, FrameOverwrittenError, RingReader
-from asdic.firmware_bridge.ring import ring_path
+from asdic.firmware_bridge.ring import open_ring, ring_path
 from asdic.firmware_bridge.ring_layout import DamagedRingError, format_text
 
 PREFIX: Final = "ring:"
@@ -35,7 +35,6 @@ class RingSource:
     Attributes:
         required: As above; it may be set anew at any time.
         trouble: Why there are no frames, where that is known.
-        frames: What the ring's frames are; None where none was found yet.
 
     Raises:
         ConfigError: That cannot be a ring's name.
@@ -47,7 +46,6 @@ class RingSource:
         self.path = ring_path(name)
         self.required = required
         self.trouble = ""
-        self.frames: FrameFormat | None = None
         self._stall_s = stall_s
         self._reader: RingReader | None = None
         self._lost_before = 0
@@ -86,16 +84,18 @@ class RingSource:
         return time.monotonic() - self._heard_s
 
     def check(self, required: FrameFormat | None) -> None:
-        """Check that the ring's frames are what a model needs, as far as they are known.
+        """Check that the ring's frames are what a model needs; a ring that is not there may be.
+
+        It may be called in any thread.
 
         Raises:
             DataError: They are not.
         """
-        if required is not None and self.frames is not None and self.frames != required:
-            raise DataError(
-                f"the frame ring {self.path} carries {format_text(self.frames)}, "
-                f"the model needs {format_text(required)}"
-            )
+        try:
+            frames = open_ring(self.path).header.frames
+        except AsdicError:
+            return
+        self._check(frames, required)
 
     def next(self, timeout_s: float) -> TimedFrame | None:
         """Return the newest frame that was not given yet, or None where none comes in time.
@@ -109,7 +109,7 @@ class RingSource:
             if reader is None:
                 time.sleep(min(_LOOK_S, left_s))
             else:
-                self.check(self.required)
+                self._check(reader.frames, self.required)
                 if (frame := self._read(reader, left_s)) is not None:
                     return frame
         return None
@@ -117,6 +117,13 @@ class RingSource:
     def close(self) -> None:
         """End the iteration, within a tenth of a second, and let go of the ring."""
         self._is_closed = True
+
+    def _check(self, frames: FrameFormat, required: FrameFormat | None) -> None:
+        if required is not None and frames != required:
+            raise DataError(
+                f"the frame ring {self.path} carries {format_text(frames)}, "
+                f"the model needs {format_text(required)}"
+            )
 
     def _read(self, reader: RingReader, timeout_s: float) -> TimedFrame | None:
         """Return a frame in memory of its own, or None; a ring that is no good is let go of."""
@@ -141,7 +148,6 @@ class RingSource:
         except AsdicError as error:  # whatever it is, the writer or the operator may mend it
             self.trouble = str(error)
             return None
-        self.frames = self._reader.frames
         self.trouble = f"the frame ring {self.path} has no fresh frame"
         return self._reader
 
