@@ -7,43 +7,48 @@ Images that resemble one another share a ``group``, and a group is never split.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, TypeAlias
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from asdic.contract.errors import ConfigError, DataError
 from asdic.contract.files import read_bounded
+from asdic.training.pixels import Pixels, binary_mask, read_mask_pixels, read_pixels
+from asdic.training.samples import (
+    ONLY_INPUT,
+    SPLITS,
+    Look,
+    Reference,
+    Split,
+    Task,
+    chosen_facts,
+    look_at_all,
+    some,
+)
+from asdic.training.splits import draw_splits
 
 LABELS_FILE: Final = "labels.csv"
-SPLITS: Final = ("train", "calib")
 GROUP_COLUMNS: Final = ("dup_group", "group", "patient", "device")
 """The columns that may say what an image belongs to; the first one that exists counts."""
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 LABELS_LIMIT_BYTES: Final = 32 << 20
-IMAGE_LIMIT_BYTES: Final = 64 << 20
-PIXEL_LIMIT: Final = 32 << 20
 SAMPLE_LIMIT: Final = 200_000
-_NAMED_AT_MOST: Final = 3
-_CALIB_SHARE: Final = 1 / 3
+UNREADABLE_PERCENT: Final = 5
+"""Of so many in a hundred samples it is believed that they may be left out."""
 
-Split: TypeAlias = Literal["train", "calib"]
-Pixels: TypeAlias = NDArray[np.uint8]
+_NO_FACTS: Final = frozenset({"file", "mask", "split"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image and what is known about it; ``name`` is its path inside the data folder."""
+    """One image and what is known about it; ``name`` is its path inside the data folder.
+
+    ``facts`` are further columns of the table by which a model can be judged.
+    """
 
     name: str
     image: Path
@@ -51,6 +56,7 @@ class Sample:
     label: str | None = None
     group: str = ""
     split: str = "train"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def read_image(self) -> Pixels:
         """Return the image, uint8, (H, W) if it is grey or (H, W, 3) in RGB order.
@@ -58,28 +64,47 @@ class Sample:
         Raises:
             DataError: The file is missing, too large, or not an 8-bit image.
         """
-        return _read_pixels(self.image)
+        return read_pixels(self.image)
 
     def read_mask(self) -> Pixels | None:
         """Return the mask, uint8 (H, W) of 0 and 1, or None if the image has none.
 
         Raises:
-            DataError: The file is missing, too large, or not an 8-bit image.
+            DataError: The file is missing, too large, or not an 8-bit image, or holds more than
+                two classes.
         """
         if self.mask is None:
             return None
-        pixels = _read_pixels(self.mask)
-        grey = pixels if pixels.ndim == 2 else pixels.max(axis=2)
-        threshold = 127 if grey.max() > 1 else 0
-        return (grey > threshold).astype(np.uint8)
+        return binary_mask(read_mask_pixels(self.mask), self.name)
+
+    def read_inputs(self) -> dict[str, Pixels]:
+        """Return the image as the only input."""
+        return {ONLY_INPUT: self.read_image()}
+
+    def has_reference(self, task: Task, /) -> bool:
+        """Return whether there is a mask to segment by, or a label to classify by."""
+        return {"segmentation": self.mask, "classification": self.label}.get(task) is not None
+
+    def read_reference(self, task: Task, /) -> Reference | None:
+        """Return the mask as the file holds it, uint8 (H, W), or the label; None for arrays."""
+        if task == "segmentation" and self.mask is not None:
+            return read_mask_pixels(self.mask)
+        return self.label if task == "classification" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The samples of one folder, in the order of its table or of their names."""
+    """The samples of one folder, in the order of its table or of their names.
+
+    ``looks`` belong to ``samples``; ``unreadable`` says what was left out, and why; ``drawn`` is
+    whether asdic decided the split of any.
+    """
 
     folder: Path
     samples: tuple[Sample, ...]
+    looks: tuple[Look, ...] = field(default=(), repr=False, compare=False)
+    unreadable: tuple[str, ...] = ()
+    drawn: bool = False
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Return the samples of one split.
@@ -93,14 +118,20 @@ class Dataset:
         return chosen
 
 
-def read_dataset(folder: Path) -> Dataset:
+def read_dataset(
+    folder: Path, *, columns: Sequence[str] = (), skip_unreadable: bool = False
+) -> Dataset:
     """Return the data set in ``folder``, every file of it decoded once, so that none fails later.
 
     With a ``labels.csv`` its column ``file`` names the images, and ``mask``, ``label``, a group
-    (``GROUP_COLUMNS``) and ``split`` may follow. Without it every image below the folder counts,
-    and those in ``masks/`` are the masks of the images of the same names. Where no split is
-    given, about a third of the groups becomes ``calib`` by the hash of their names, so an image
-    does not change sides when others are added.
+    (``GROUP_COLUMNS``) and ``split`` may follow; other columns may become facts. Without it every
+    image below the folder counts, and those in ``masks/`` are the masks of the images of the same
+    names. Where no split is given, it is drawn (``draw_splits``).
+
+    Args:
+        folder: Where the images are.
+        columns: What becomes facts; none takes all that ``chosen_facts`` finds worth it.
+        skip_unreadable: Leave out up to ``UNREADABLE_PERCENT`` of the samples instead of failing.
 
     Raises:
         DataError: The folder is missing or empty, the table is wrong or points out of the
@@ -109,18 +140,47 @@ def read_dataset(folder: Path) -> Dataset:
     if not folder.is_dir():
         raise DataError(f"there is no data folder {folder}")
     has_table = (folder / LABELS_FILE).is_file()
-    samples = _from_table(folder) if has_table else _from_names(folder)
+    samples = _from_table(folder, columns) if has_table else _from_names(folder)
     if not samples:
         raise DataError(f"{folder} holds no images; expected {LABELS_FILE} or image files")
+    if columns and not has_table:
+        raise DataError(f"{folder} has no {LABELS_FILE}, so there is no column {some(columns)}")
     if len(samples) > SAMPLE_LIMIT:
         raise DataError(
             f"{folder} holds {len(samples)} images, at most {SAMPLE_LIMIT} are accepted"
         )
-    _check_files(folder, samples)
-    return Dataset(folder=folder, samples=_with_splits(samples))
+    looks = look_at_all(samples)
+    unreadable = refuse_unreadable(looks, str(folder), skip=skip_unreadable)
+    samples = tuple(one for one, look in zip(samples, looks, strict=True) if not look.problem)
+    looks = tuple(look for look in looks if not look.problem)
+    splits = draw_splits(samples, looks)
+    return Dataset(
+        folder=folder,
+        samples=tuple(replace(one, split=its) for one, its in zip(samples, splits, strict=True)),
+        looks=looks,
+        unreadable=unreadable,
+        drawn=any(not sample.split for sample in samples),
+    )
 
 
-def _from_table(folder: Path) -> tuple[Sample, ...]:
+def refuse_unreadable(looks: Sequence[Look], where: str, *, skip: bool) -> tuple[str, ...]:
+    """Return what is wrong with samples that may be left out.
+
+    Raises:
+        DataError: There are some and they may not, or they are too many.
+    """
+    problems = tuple(look.problem for look in looks if look.problem)
+    few = len(problems) * 100 <= UNREADABLE_PERCENT * len(looks)
+    if not problems or (skip and few):
+        return problems
+    limit = f" (at most {UNREADABLE_PERCENT} % may be left out)" if skip else ""
+    raise DataError(
+        f"{len(problems)} of {len(looks)} samples in {where} cannot be used{limit}: "
+        f"{some(problems, separator='; ')}"
+    )
+
+
+def _from_table(folder: Path, columns: Sequence[str]) -> tuple[Sample, ...]:
     path = folder / LABELS_FILE
     rows = _read_rows(path)
     if rows and "file" not in rows[0]:
@@ -130,8 +190,17 @@ def _from_table(folder: Path) -> tuple[Sample, ...]:
     )
     counts = Counter(sample.name for sample in samples)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise DataError(f"{path} names {_some(twice)} more than once")
-    return samples
+        raise DataError(f"{path} names {some(twice)} more than once")
+    known = chosen_facts([_facts(row) for row in rows], columns, where=str(path))
+    return tuple(replace(one, facts=its) for one, its in zip(samples, known, strict=True))
+
+
+def _facts(row: Mapping[str, str | None]) -> dict[str, str]:
+    return {
+        column: value
+        for column, value in row.items()
+        if column not in _NO_FACTS and isinstance(value, str)
+    }
 
 
 def _read_rows(path: Path) -> list[dict[str, str | None]]:
@@ -184,7 +253,7 @@ def _from_names(folder: Path) -> tuple[Sample, ...]:
     if mask_of and without:
         raise DataError(
             f"{len(without)} of {len(samples)} images in {folder} have no mask in masks/: "
-            f"{_some(without)}; an image with nothing to find needs a black mask"
+            f"{some(without)}; an image with nothing to find needs a black mask"
         )
     return tuple(samples)
 
@@ -197,107 +266,3 @@ def _images_below(folder: Path) -> list[Path]:
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-
-
-def _check_files(folder: Path, samples: Sequence[Sample]) -> None:
-    with _quiet_opencv(), ThreadPoolExecutor(max_workers=2) as pool:
-        problems = [problem for problem in pool.map(_problem_of, samples) if problem]
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(samples)} samples in {folder} cannot be used: "
-            f"{_some(problems, separator='; ')}"
-        )
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own lines off stderr: what is wrong with a file is said once, by us."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
-def _problem_of(sample: Sample) -> str | None:
-    try:
-        image, mask = sample.read_image(), sample.read_mask()
-    except DataError as error:
-        return str(error)
-    if mask is not None and mask.shape != image.shape[:2]:
-        return f"the mask of {sample.name} has {_size(mask)} pixels, its image has {_size(image)}"
-    return None
-
-
-def _size(pixels: Pixels) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
-
-
-def _some(names: Sequence[str], *, separator: str = ", ") -> str:
-    shown = separator.join(names[:_NAMED_AT_MOST])
-    rest = len(names) - _NAMED_AT_MOST
-    return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def _with_splits(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """Give a split to the samples that have none."""
-    undecided = [sample for sample in samples if not sample.split]
-    if not undecided:
-        return samples
-    several = len({sample.group for sample in undecided}) > 1
-    key: Callable[[Sample], str] = (lambda one: one.group) if several else (lambda one: one.name)
-    chosen = hashed_share((key(sample) for sample in undecided), _CALIB_SHARE)
-    return tuple(
-        replace(sample, split="calib" if key(sample) in chosen else "train")
-        if not sample.split
-        else sample
-        for sample in samples
-    )
-
-
-def hashed_share(keys: Iterable[str], share: float, *, salt: str = "") -> frozenset[str]:
-    """Return about ``share`` of ``keys``, at least one, and not all if there are several.
-
-    Whether a key is chosen depends on its hash with ``salt`` alone, except where that would
-    choose none or all.
-    """
-    by_hash = sorted((_hash(salt + key), key) for key in set(keys))
-    count = sum(value < share for value, _ in by_hash)
-    count = min(max(count, 1), max(len(by_hash) - 1, 1))
-    return frozenset(key for _, key in by_hash[:count])
-
-
-def _hash(key: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but ``key``."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-
-
-def _read_pixels(path: Path) -> Pixels:
-    try:
-        data = np.frombuffer(read_bounded(path, IMAGE_LIMIT_BYTES), np.uint8)
-    except ConfigError as error:
-        raise DataError(str(error)) from error
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    except cv2.error as error:
-        raise DataError(f"{path.name} cannot be decoded: {error.err}") from error
-    if pixels is None:
-        raise DataError(f"{path.name} is not an image that OpenCV can read")
-    if pixels.dtype != np.uint8:
-        raise DataError(f"{path.name} has {pixels.dtype} pixels, expected 8-bit ones")
-    if pixels.shape[0] * pixels.shape[1] > PIXEL_LIMIT:
-        raise DataError(f"{path.name} has {pixels.shape[:2]} pixels, {PIXEL_LIMIT} are accepted")
-    return _as_grey_or_rgb(pixels.astype(np.uint8, copy=False))
-
-
-def _as_grey_or_rgb(pixels: Pixels) -> Pixels:
-    if pixels.ndim == 2:
-        return pixels
-    match pixels.shape[2]:
-        case 1:
-            return pixels[:, :, 0]
-        case 2:  # grey and alpha
-            return np.ascontiguousarray(pixels[:, :, 0])
-        case _:  # BGR, perhaps with alpha
-            return np.ascontiguousarray(pixels[:, :, 2::-1])

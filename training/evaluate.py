@@ -21,8 +21,9 @@ from asdic.contract.variant import ImageInput, MaskOutput
 from asdic.device.metrics import metric_named
 from asdic.device.runner.postprocess import mask_of
 from asdic.device.runner.preprocess import prepare_image
-from asdic.training.data import Dataset, Pixels, Sample
+from asdic.training.data import Dataset, Sample
 from asdic.training.description import ModelDescription
+from asdic.training.pixels import Pixels
 
 SMOOTHING: Final = 0.02
 """Standard deviation of the baseline's Gaussian, as a share of the image's shorter side."""

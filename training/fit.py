@@ -26,9 +26,10 @@ from asdic.contract.variant import ImageInput, MaskOutput
 from asdic.device.metrics import dice
 from asdic.device.runner.postprocess import mask_of
 from asdic.training.batches import Batch, load_batch, varied
-from asdic.training.data import Dataset, Sample, hashed_share
+from asdic.training.data import Dataset, Sample
 from asdic.training.export import read_weights
 from asdic.training.models import UNet, small_unet
+from asdic.training.splits import hashed_share
 
 BATCH: Final = 8
 LEARNING_RATE: Final = 4e-3

@@ -34,7 +34,8 @@ from scipy.signal import fftconvolve, hilbert
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import new_folder, parse_json, read_bounded
-from asdic.training.data import LABELS_FILE, Dataset, Pixels, read_dataset
+from asdic.training.data import LABELS_FILE, Dataset, read_dataset
+from asdic.training.pixels import Pixels
 from asdic.training.tissue import Field, Tissue, draw_tissue
 
 PIXEL_MM: Final = 0.3

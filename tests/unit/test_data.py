@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from asdic.contract.errors import DataError
-from asdic.training.data import hashed_share, read_dataset
+from asdic.training.data import read_dataset
+from asdic.training.splits import hashed_share
 
 GREY = np.tile(np.arange(12, dtype=np.uint8), (10, 1))
 
