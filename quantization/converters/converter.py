@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from asdic.contract.errors import UnsupportedModelError
 from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import FloatFiles
+from asdic.quantization.converters.weights import check_weights
 from asdic.quantization.kinds import FloatModel, SourceKind
 
 
@@ -38,6 +38,7 @@ CONVERTERS: Final = MappingProxyType(
         (SourceKind.PROGRAM, ModelFormat.TFLITE): "of_program",
         (SourceKind.PROGRAM, ModelFormat.OPENVINO_IR): "of_program",
         (SourceKind.PROGRAM, ModelFormat.ONNX_QDQ): "of_program",
+        (SourceKind.ONNX, ModelFormat.TFLITE): "of_onnx",
         (SourceKind.ONNX, ModelFormat.OPENVINO_IR): "of_onnx",
         (SourceKind.ONNX, ModelFormat.ONNX_QDQ): "of_onnx",
         (SourceKind.TFLITE, ModelFormat.TFLITE): "of_tflite",
@@ -45,21 +46,7 @@ CONVERTERS: Final = MappingProxyType(
         (SourceKind.TFLITE, ModelFormat.ONNX_QDQ): "of_tflite",
     }
 )
-"""The function of each pair. No kept converter brings ONNX to TFLite: onnx2tf does not run on
-Python 3.11, and onnx2torch needs torchvision, which no CPU build of this torch goes with."""
-
-
-def check_way(kind: SourceKind, model_format: ModelFormat) -> None:
-    """Check that there is a way from a kind of model to a format.
-
-    Raises:
-        UnsupportedModelError: There is none; the message says what to give instead.
-    """
-    if (kind, model_format) not in CONVERTERS:
-        raise UnsupportedModelError(
-            f"a model given as {kind.value} cannot be converted for {model_format.value}; give "
-            "the torch model (.pt2, .pt) or the Keras model that it was exported from"
-        )
+"""The function of each pair, in the module of its format."""
 
 
 def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> FloatFiles:
@@ -67,10 +54,10 @@ def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> Float
 
     Raises:
         MissingPackageError: A package of the extra ``quantize`` is not installed.
-        UnsupportedModelError: There is no way from the model's kind to the format, or the model
-            holds an operator that the format cannot express.
+        QuantizationError: A weight is NaN or infinite.
+        UnsupportedModelError: The model holds an operator that the format cannot express.
     """
-    check_way(model.kind, model_format)
+    check_weights(model)
     module = importlib.import_module(_FUNCTIONS[model_format])
     converter: Converter = getattr(module, CONVERTERS[model.kind, model_format])
     return converter(model, folder)

@@ -10,22 +10,47 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from asdic.contract.errors import MissingPackageError
+from asdic.contract.errors import MissingPackageError, UnsupportedModelError
 from asdic.contract.files import write_file
 from asdic.contract.variant import ImageInput, InputRule, MaskOutput, OutputRule, TensorSpec
 from asdic.quantization.backends.backend import FloatFiles, unsupported
-from asdic.quantization.frontends.tflite import named_signature
+from asdic.quantization.converters.onnx import simplified
+from asdic.quantization.frontends.tflite import named_signature, renamed
 from asdic.quantization.frontends.torch import read_program
 from asdic.quantization.kinds import FloatModel
 
 _Rule = TypeVar("_Rule", InputRule, OutputRule)
 
 FILE: Final = "float.tflite"
+_SIMPLE: Final = "simplified.onnx"
 
 
 def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     """Write ``float.tflite`` from an exported program, with images channels-last."""
-    write_file(folder / FILE, _converted(model))
+    program = read_program(model.path)
+    write_file(folder / FILE, _converted(model, program.module(), program))
+    return _channels_last(model)
+
+
+def of_onnx(model: FloatModel, folder: Path) -> FloatFiles:
+    """Write ``float.tflite`` from an ONNX file by way of torch, with images channels-last."""
+    write_file(folder / _SIMPLE, simplified(model.path, model))
+    try:
+        from asdic.quantization.converters.network import read_network
+    except ImportError as error:
+        raise MissingPackageError(error.name or "torch", "quantize") from error
+    write_file(folder / FILE, _converted(model, read_network(folder / _SIMPLE)))
+    return _channels_last(model)
+
+
+def of_tflite(model: FloatModel, folder: Path) -> FloatFiles:
+    """Write ``float.tflite`` from a TFLite file: the same, with the description's names."""
+    write_file(folder / FILE, named_signature(model.path, model.description))
+    return FloatFiles.described(model.description, files=(FILE,))
+
+
+def _channels_last(model: FloatModel) -> FloatFiles:
+    """Describe files whose images lie channels-last."""
     flipped = _flipped(model)
     description = model.description
     return FloatFiles(
@@ -39,53 +64,62 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     )
 
 
-def of_tflite(model: FloatModel, folder: Path) -> FloatFiles:
-    """Write ``float.tflite`` from a TFLite file: the same, with the description's names."""
-    write_file(folder / FILE, named_signature(model.path, model.description))
-    return FloatFiles.described(model.description, files=(FILE,))
-
-
-def _converted(model: FloatModel) -> bytes:
-    program = read_program(model.path)
-    inner = program.module()
+def _converted(model: FloatModel, inner: Any, program: Any = None) -> bytes:
+    """Return a torch module as a TFLite file; of an exported program, errors name the layer."""
     try:
         import litert_torch
         import torch
     except ImportError as error:
         raise MissingPackageError("litert-torch", "quantize") from error
 
-    flipped = _flipped(model)
     inputs = [spec.name for spec in model.description.inputs]
     outputs = [spec.name for spec in model.description.outputs]
+    flipped = _flipped(model)
 
     class ChannelsLast(torch.nn.Module):
-        """The model with named, channels-last inputs and outputs, so TFLite needs no transpose."""
+        """The model with channels-last inputs and outputs, so that TFLite needs no transpose.
+
+        It names them by their places: torch takes only names that Python does.
+        """
 
         def __init__(self) -> None:
             super().__init__()
             self.inner = inner
 
-        def forward(self, **named: Any) -> dict[str, Any]:
+        def forward(self, **placed: Any) -> dict[str, Any]:
             arguments = [
-                named[name].permute(0, 3, 1, 2) if name in flipped else named[name]
-                for name in inputs
+                placed[_place(number)].permute(0, 3, 1, 2)
+                if name in flipped
+                else placed[_place(number)]
+                for number, name in enumerate(inputs)
             ]
             answers = self.inner(*arguments)
             answers = answers if isinstance(answers, list | tuple) else (answers,)
             return {
-                name: answer.permute(0, 2, 3, 1) if name in flipped else answer
-                for name, answer in zip(outputs, answers, strict=True)
+                _place(number): answer.permute(0, 2, 3, 1) if name in flipped else answer
+                for number, (name, answer) in enumerate(zip(outputs, answers, strict=True))
             }
 
     examples = {
-        spec.name: torch.zeros(_last_spec(spec, flipped).shape) for spec in model.description.inputs
+        _place(number): torch.zeros(_last_spec(spec, flipped).shape)
+        for number, spec in enumerate(model.description.inputs)
     }
     try:
         edge = litert_torch.convert(ChannelsLast(), sample_kwargs=examples)
         content: bytes = edge.model_content()
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # the converter raises whatever its many layers raise
         raise unsupported(error, converter="LiteRT", program=program) from error
-    return content
+    return renamed(
+        content,
+        {_place(number): name for number, name in enumerate(inputs)},
+        {_place(number): name for number, name in enumerate(outputs)},
+    )
+
+
+def _place(number: int) -> str:
+    return f"tensor_{number}"
 
 
 def _flipped(model: FloatModel) -> frozenset[str]:

@@ -28,7 +28,7 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
 
 def of_onnx(model: FloatModel, folder: Path) -> FloatFiles:
     """Write ``float.onnx`` from an ONNX file: batch normalization folded, constants computed."""
-    write_file(folder / FILE, _simplified(model.path, model))
+    write_file(folder / FILE, simplified(model.path, model))
     return FloatFiles.described(model.description, files=(FILE,))
 
 
@@ -47,11 +47,11 @@ def of_tflite(model: FloatModel, folder: Path) -> FloatFiles:
     except Exception as error:
         raise unsupported(error, converter="tf2onnx") from error
     write_file(converted, graph.SerializeToString(deterministic=True))
-    write_file(folder / FILE, _simplified(converted, model))
+    write_file(folder / FILE, simplified(converted, model))
     return FloatFiles.described(model.description, files=(FILE,))
 
 
-def _simplified(path: Path, model: FloatModel) -> bytes:
+def simplified(path: Path, model: FloatModel) -> bytes:
     """Return an ONNX file after ONNX Runtime's basic optimizations, with the description's names.
 
     They fold batch normalization into convolutions, which quantizes better, and add no operator

@@ -22,6 +22,7 @@ from asdic.quantization.frontends.tflite import from_tflite
 SAVED_MODEL: Final = "saved_model.pb"
 _SIGNATURE: Final = "serving_default"
 _CONVERTED: Final = "converted.tflite"
+_EXPORTED: Final = "saved-model"
 
 
 def from_keras(path: Path, folder: Path, shapes: Shapes) -> Found:
@@ -33,7 +34,7 @@ def from_keras(path: Path, folder: Path, shapes: Shapes) -> Found:
             operator.
         MissingPackageError: TensorFlow is not installed.
     """
-    tensorflow = _tensorflow()
+    _tensorflow()
     import keras  # comes with TensorFlow
 
     if not zipfile.is_zipfile(path):
@@ -42,20 +43,14 @@ def from_keras(path: Path, folder: Path, shapes: Shapes) -> Found:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its many layers raise
         raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
-    names = [tensor.name for tensor in model.inputs]
-    specs, notes = _specs(
-        tensorflow, names, [list(tensor.shape) for tensor in model.inputs], shapes
-    )
-    named = getattr(model, "output_names", None)  # a Sequential has none
-    outputs = list(named) if named else [f"output_{n}" for n, _ in enumerate(model.outputs)]
-
-    def call(*tensors: Any) -> dict[str, Any]:
-        answers = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
-        answers = answers if isinstance(answers, list | tuple) else [answers]
-        return dict(zip(outputs, answers, strict=True))
-
-    function = tensorflow.function(call, input_signature=specs)
-    return _written(_tflite(tensorflow, path, function, model), folder, notes)
+    exported = folder / _EXPORTED
+    try:
+        model.export(str(exported), verbose=False)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"Keras cannot export {path} as a SavedModel: {_reason(error)}"
+        ) from error
+    return from_saved_model(exported, folder, shapes)
 
 
 def from_saved_model(path: Path, folder: Path, shapes: Shapes) -> Found:

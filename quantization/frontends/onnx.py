@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
 from asdic.contract.variant import TensorSpec
+from asdic.quantization.backends.backend import unsupported
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.frontends.shapes import Dimension, Shapes, check_names, fixed_shape
 from asdic.quantization.kinds import SourceKind
@@ -35,12 +36,13 @@ def from_onnx(path: Path, folder: Path, shapes: Shapes) -> Found:
         model = _converted(onnx, model, path)
     notes = _fix_inputs(onnx, model, shapes, path)
     inputs = tuple(_spec(value) for value in _inputs(model))
+    _fix_outputs(onnx, model, inputs, path)
     onnx.save(model, folder / FILE)
     return Found(
         kind=SourceKind.ONNX,
         files=(FILE,),
         inputs=inputs,
-        outputs=_outputs(folder / FILE, inputs),
+        outputs=tuple(_spec(value) for value in model.graph.output),
         layout="nchw",
         notes=notes,
     )
@@ -141,21 +143,36 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(name=value.name, shape=sides)
 
 
-def _outputs(path: Path, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the outputs' names and shapes by asking the model once."""
+def _fix_outputs(onnx: Any, model: Any, inputs: Sequence[TensorSpec], path: Path) -> None:
+    """Give the outputs the shapes that they have, by asking the model once.
+
+    Exporters leave them open where shapes are computed inside of the model.
+    """
     import numpy as np
+    import onnxruntime
 
-    from asdic.contract.errors import ReleaseError
-    from asdic.contract.target import Runtime
-    from asdic.device.runner.engine import open_engine
-
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        engine = open_engine(Runtime.ONNXRUNTIME, [path])
-        answers = engine.run({spec.name: np.zeros(spec.shape, np.float32) for spec in inputs})
-    except ReleaseError as error:
-        raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {error}") from error
-    engine.close()
-    return tuple(TensorSpec(name=name, shape=answer.shape) for name, answer in answers.items())
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        answers = session.run(
+            None, {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
+        )
+    except Exception as error:  # ONNX Runtime has a dozen of its own
+        raise unsupported(error, converter="ONNX Runtime") from error
+    for value, answer in zip(model.graph.output, answers, strict=True):
+        if getattr(answer, "dtype", None) != np.float32:
+            kind = getattr(answer, "dtype", type(answer).__name__)
+            raise UnsupportedModelError(
+                f"{path}: the output {value.name!r} is {kind}; asdic quantizes models that give "
+                "float32: leave out what turns scores into numbers of classes"
+            )
+        value.CopyFrom(
+            onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, answer.shape)
+        )
 
 
 def _first_line(error: BaseException) -> str:

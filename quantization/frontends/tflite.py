@@ -176,6 +176,18 @@ def named_signature(path: Path, description: ModelDescription) -> bytes:
     return _packed(model)
 
 
+def renamed(content: bytes, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> bytes:
+    """Return a TFLite file with other names for its signature's inputs and outputs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
+    signature = model.signatureDefs[0]
+    for entries, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        for entry in entries:
+            entry.name = names[entry.name.decode()]
+    return _packed(model)
+
+
 def tensor_names(path: Path) -> tuple[list[str], list[str]]:
     """Return the names of the input and output tensors themselves, in the signature's order."""
     from ai_edge_litert import schema_py_generated as schema
