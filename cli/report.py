@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def report(*, a: Path, b: Path | None, html_path: Path | None, as_json: bool) -> None:
     """Show the report A of a quantization, or compare report B with report A.
 
-    A and B are a variant's folder or its report.json; A alone may also be the folder that
-    `asdic quantize` wrote its variants into.
+    A and B are a variant's folder, its report.json, or the folder that `asdic quantize` wrote
+    its variants into.
 
     \b
     Examples:
       asdic report variants/
       asdic report variants/x86-openvino-int8 --html openvino.html
-      asdic report before/x86-litert-int8 after/x86-litert-int8
+      asdic report before/ after/
       asdic report before/x86-litert-int8 after/x86-litert-int8 --json
     """
     if b is None:
@@ -62,13 +62,16 @@ def _one(path: Path, html_path: Path | None, *, as_json: bool) -> None:
 
 def _two(a: Path, b: Path, *, as_json: bool) -> None:
     from asdic.quantization.difference import difference
-    from asdic.quantization.report import read_report
+    from asdic.quantization.report import read_report, report_pairs
 
-    found = difference(read_report(a), read_report(b))
+    found = [
+        difference(read_report(before), read_report(after)) for before, after in report_pairs(a, b)
+    ]
     if as_json:
-        print_json(found)
-    else:
-        _show_difference(found)
+        print_json(found if len(found) > 1 else found[0])
+        return
+    for one in found:
+        _show_difference(one)
 
 
 def write_page(path: Path, folders: Sequence[Path]) -> None:

@@ -130,6 +130,22 @@ def report_folders(path: Path) -> tuple[Path, ...]:
     return found
 
 
+def report_pairs(a: Path, b: Path) -> tuple[tuple[Path, Path], ...]:
+    """Return which reports to compare: ``a`` and ``b``, or what they hold for the same targets.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    before, after = report_folders(a), report_folders(b)
+    if len(before) == len(after) == 1:
+        return ((before[0], after[0]),)
+    by_name = {folder.name: folder for folder in after}
+    pairs = tuple((one, by_name[one.name]) for one in before if one.name in by_name)
+    if not pairs:
+        raise ConfigError(f"{a} and {b} have no target in common; name two variants")
+    return pairs
+
+
 def report_schema() -> dict[str, Any]:
     """Return the JSON schema of a report."""
     return {

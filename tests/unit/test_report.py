@@ -14,7 +14,12 @@ from asdic.contract.files import canonical_json
 from asdic.quantization import text
 from asdic.quantization.difference import Difference, Figure, describe, difference
 from asdic.quantization.gate import Verdict
-from asdic.quantization.report import read_report, report_folders, report_schema
+from asdic.quantization.report import (
+    read_report,
+    report_folders,
+    report_pairs,
+    report_schema,
+)
 from asdic.quantization.speed import Speed
 from tests.support.report_schema import published
 from tests.support.reports import ENVIRONMENT, FASTER, SLOWER, report_with, write_report
@@ -69,6 +74,25 @@ def test_the_reports_of_a_call_are_found(tmp_path: Path) -> None:
 def test_a_folder_without_reports_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no report.json in "):
         report_folders(tmp_path)
+
+
+def test_reports_of_two_calls_are_paired_by_target(tmp_path: Path) -> None:
+    for name in ("before/arm", "before/x86", "after/x86", "after/jetson"):
+        write_report(tmp_path / name)
+    pairs = report_pairs(tmp_path / "before", tmp_path / "after")
+    assert pairs == ((tmp_path / "before/x86", tmp_path / "after/x86"),)
+
+
+def test_two_reports_are_paired_whatever_their_targets(tmp_path: Path) -> None:
+    arm, x86 = (write_report(tmp_path / name) for name in ("arm", "x86"))
+    assert report_pairs(arm, x86) == ((arm, x86),)
+
+
+def test_calls_without_a_common_target_are_refused(tmp_path: Path) -> None:
+    for name in ("before/arm", "before/x86", "after/jetson"):
+        write_report(tmp_path / name)
+    with pytest.raises(ConfigError, match="have no target in common; name two variants"):
+        report_pairs(tmp_path / "before", tmp_path / "after")
 
 
 def test_the_published_schema_is_that_of_the_types() -> None:
