@@ -13,7 +13,7 @@ from typing import Final
 # The kernel makes five to fifteen microseconds of it.
 NAP_NS: Final = 1_000
 # A processor that slept for a frame's length takes this long to be quick again.
-FLOOR_NS: Final = 150_000
+FLOOR_NS: Final = 300_000
 LONGEST_REST_NS: Final = 20_000_000
 LONGEST_NAP_NS: Final = 10_000_000
 UNKNOWN_NAP_NS: Final = 500_000

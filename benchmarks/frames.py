@@ -1,0 +1,461 @@
+"""How late a frame is seen through the ring, a queue, a pipe and a UNIX socket, and how many fit.
+
+::
+
+    .venv/bin/python -m benchmarks.frames > docs/benchmarks/frames.md
+
+One process writes frames of 512 x 512 bytes on time, this one reads them; each cell of the tables
+is a new writer. When a frame was begun, handed over and ready is noted in memory that both share,
+so that all four are measured alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import datetime
+import itertools
+import multiprocessing
+import os
+import platform
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asdic.contract.variant import FrameFormat
+from asdic.device.bench.statistics import percentile
+from asdic.device.runner.processors import usable_threads
+from asdic.firmware_bridge.frame_writer import FrameWriter
+from asdic.firmware_bridge.frames import RingReader
+from asdic.firmware_bridge.ring import SHARED_MEMORY
+
+FRAMES: Final = FrameFormat(height=512, width=512)
+BYTES: Final = 512 * 512
+RATES: Final = (30, 100, 300, 1_000)
+WARM_UP: Final = 15
+PRIORITY: Final = 10
+AIM_US: Final = 50
+PATIENCE_S: Final = 10.0
+SPAWN: Final = multiprocessing.get_context("spawn")
+
+Pixels = NDArray[np.uint8]
+
+
+class Sender(Protocol):
+    """The writing end of a way; it is pickled to the writer's process."""
+
+    def open(self) -> Callable[[Pixels], object]:
+        """Return what hands a frame over."""
+
+    def close_here(self) -> None:
+        """Let go of it in the process that only reads."""
+
+
+class Receiver(Protocol):
+    """The reading end of a way."""
+
+    def receive(self) -> tuple[int, Pixels] | None:
+        """Return a frame's number and its pixels; None where none comes any more."""
+
+
+@dataclass(frozen=True)
+class RingSender:
+    """Writes to a ring."""
+
+    path: Path
+
+    def open(self) -> Callable[[Pixels], object]:
+        """Return what hands a frame over."""
+        return FrameWriter(self.path, FRAMES).write
+
+    def close_here(self) -> None:
+        """Let go of it in the process that only reads."""
+
+
+class RingReceiver:
+    """Reads the newest frame of a ring, as a view of it."""
+
+    def __init__(self, path: Path) -> None:
+        FrameWriter(path, FRAMES).close()
+        self._reader = RingReader.open(path)
+
+    def receive(self) -> tuple[int, Pixels] | None:
+        """Return a frame's number and its pixels; None where none comes any more."""
+        frame = self._reader.wait(PATIENCE_S)
+        return None if frame is None else (frame.number, frame.pixels)
+
+
+@dataclass(frozen=True)
+class QueueSender:
+    """Puts arrays into a ``multiprocessing.Queue``."""
+
+    queue: Any
+
+    def open(self) -> Callable[[Pixels], object]:
+        """Return what hands a frame over."""
+        put: Callable[[Pixels], object] = self.queue.put
+        return put
+
+    def close_here(self) -> None:
+        """Let go of it in the process that only reads."""
+
+
+class Counted:
+    """Numbers frames of a way that loses none."""
+
+    def __init__(self, receive: Callable[[], Pixels]) -> None:
+        self._receive = receive
+        self._numbers = itertools.count()
+
+    def receive(self) -> tuple[int, Pixels] | None:
+        """Return a frame's number and its pixels."""
+        pixels = self._receive()
+        return next(self._numbers), pixels
+
+
+@dataclass(frozen=True)
+class PipeSender:
+    """Sends bytes through a ``multiprocessing.Pipe``."""
+
+    end: Connection
+
+    def open(self) -> Callable[[Pixels], object]:
+        """Return what hands a frame over."""
+        send = self.end.send_bytes
+        return lambda pixels: send(pixels.reshape(-1))
+
+    def close_here(self) -> None:
+        """Let go of it in the process that only reads."""
+        self.end.close()
+
+
+def pipe_receiver(end: Connection) -> Counted:
+    """Return what reads a pipe into memory that is made once."""
+    pixels = np.empty((512, 512), np.uint8)
+    flat = memoryview(pixels).cast("B")
+
+    def receive() -> Pixels:
+        end.recv_bytes_into(flat)
+        return pixels
+
+    return Counted(receive)
+
+
+@dataclass(frozen=True)
+class SocketSender:
+    """Sends bytes through a UNIX socket."""
+
+    end: socket.socket
+
+    def open(self) -> Callable[[Pixels], object]:
+        """Return what hands a frame over."""
+        send = self.end.sendall
+        return lambda pixels: send(pixels.reshape(-1))
+
+    def close_here(self) -> None:
+        """Let go of it in the process that only reads."""
+        self.end.close()
+
+
+def socket_receiver(end: socket.socket) -> Counted:
+    """Return what reads a socket into memory that is made once."""
+    pixels = np.empty((512, 512), np.uint8)
+    view = memoryview(pixels).cast("B")
+
+    def receive() -> Pixels:
+        done = 0
+        while done < BYTES:
+            if (got := end.recv_into(view[done:])) == 0:
+                raise EOFError("the writer ended")
+            done += got
+        return pixels
+
+    return Counted(receive)
+
+
+def ring_way(folder: Path) -> tuple[Sender, Receiver]:
+    """Return both ends of a ring."""
+    path = folder / f"ring-{time.monotonic_ns()}"
+    receiver = RingReceiver(path)
+    return RingSender(path), receiver
+
+
+def queue_way(_: Path) -> tuple[Sender, Receiver]:
+    """Return both ends of a queue."""
+    queue = SPAWN.Queue()
+    return QueueSender(queue), Counted(lambda: queue.get(timeout=PATIENCE_S))
+
+
+def pipe_way(_: Path) -> tuple[Sender, Receiver]:
+    """Return both ends of a pipe."""
+    reading, writing = SPAWN.Pipe(duplex=False)
+    return PipeSender(writing), pipe_receiver(reading)
+
+
+def socket_way(_: Path) -> tuple[Sender, Receiver]:
+    """Return both ends of a UNIX socket, with buffers for a few frames."""
+    reading, writing = socket.socketpair()
+    for end in (reading, writing):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BYTES)
+    return SocketSender(writing), socket_receiver(reading)
+
+
+WAYS: Final = {
+    "ring": ring_way,
+    "multiprocessing.Queue": queue_way,
+    "pipe": pipe_way,
+    "UNIX socket": socket_way,
+}
+# Of a frame's bytes: into the ring; to the kernel and back; to a pickle and back besides.
+COPIES: Final = {"ring": 1, "multiprocessing.Queue": 4, "pipe": 2, "UNIX socket": 2}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one writer at one rate gave: times in us, the reader's processor time, losses."""
+
+    whole_us: list[float]
+    added_us: list[float]
+    cpu: float
+    lost: int
+
+
+def write_on_time(
+    sender: Sender,
+    rate: float,
+    times: Any,
+    ready: Synchronized[int],
+    *,
+    realtime: bool,
+) -> None:
+    """Write as many frames as ``times`` has rows, at ``rate``; 0 is as fast as it goes."""
+    _be_punctual(realtime=realtime)
+    hand_over = sender.open()
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512), np.uint8)
+    noted = np.frombuffer(times, np.uint64).reshape(-1, 2)
+    ready.value = 1
+    while ready.value == 1:
+        time.sleep(0.001)
+    begun_s = time.monotonic() + 0.01
+    for number, row in enumerate(noted):
+        if rate:
+            time.sleep(max(0.0, begun_s + number / rate - time.monotonic()))
+        row[0] = time.monotonic_ns()
+        hand_over(pixels)
+        row[1] = time.monotonic_ns()
+    while ready.value == 2:  # what a queue's thread still holds must not end with us
+        time.sleep(0.001)
+
+
+def measured(way: str, rate: float, frames: int, folder: Path, *, realtime: bool) -> Cell:
+    """Read ``frames`` frames of one writer."""
+    sender, receiver = WAYS[way](folder)
+    times = SPAWN.RawArray(ctypes.c_uint64, 2 * frames)
+    ready = SPAWN.Value("i", 0)
+    arguments = (sender, rate, times, ready)
+    writer = SPAWN.Process(target=write_on_time, args=arguments, kwargs={"realtime": realtime})
+    writer.start()
+    sender.close_here()
+    while ready.value == 0 and writer.is_alive():
+        time.sleep(0.001)
+    seen = np.zeros(frames, np.uint64)
+    _be_punctual(realtime=realtime)
+    ready.value = 2
+    cpu_s, begun_s = time.process_time(), time.monotonic()
+    number = -1
+    while number < frames - 1 and (received := receiver.receive()) is not None:
+        number = received[0]
+        seen[number] = time.monotonic_ns()
+    cpu = (time.process_time() - cpu_s) / (time.monotonic() - begun_s)
+    _be_ordinary()
+    ready.value = 3
+    writer.join()
+    noted = np.frombuffer(times, np.uint64).reshape(-1, 2)
+    return _cell(noted[WARM_UP:].astype(np.int64), seen[WARM_UP:].astype(np.int64), cpu)
+
+
+def _cell(noted: NDArray[np.int64], seen: NDArray[np.int64], cpu: float) -> Cell:
+    got = seen > 0
+    late_us = (seen[got, None] - noted[got]) / 1e3
+    return Cell(late_us[:, 0].tolist(), late_us[:, 1].tolist(), cpu, int((~got).sum()))
+
+
+def _be_punctual(*, realtime: bool) -> None:
+    """Wake on time; all ways get this, not the ring only."""
+    ctypes.CDLL(None).prctl(29, ctypes.c_ulong(1), 0, 0, 0)  # PR_SET_TIMERSLACK
+    if realtime:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+
+
+def _be_ordinary() -> None:
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def main() -> None:
+    """Measure, and print the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frames")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each cell")
+    parser.add_argument("--fast", type=int, default=4_000, help="frames as fast as it goes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="asdic-bench-", dir=SHARED_MEMORY) as folder:
+        for line in _page(Path(folder), options):
+            print(line, flush=True)
+
+
+def _page(folder: Path, options: argparse.Namespace) -> Iterator[str]:
+    yield from ("# Frames in shared memory", "", *_head(), "")
+    yield from ("## How late a frame is seen", "", *_LATE_NOTE, "")
+    yield from _late(folder, options.seconds, realtime=False)
+    yield from ("", "## The same, before other work", "", *_REALTIME_NOTE, "")
+    if _may_be_realtime():
+        yield from _late(folder, options.seconds, realtime=True)
+    else:
+        yield "Not measured: it takes the right to `SCHED_FIFO` (root, or CAP_SYS_NICE)."
+    yield from ("", "## As fast as it goes", "", *_FAST_NOTE, "")
+    yield from _fast(folder, options.fast)
+    load = os.getloadavg()[0]
+    yield from ("", f"Load at the end: {load:.1f} on {usable_threads()} processors.")
+
+
+def _head() -> Iterator[str]:
+    load, cores = os.getloadavg()[0], usable_threads()
+    yield f"    python -m benchmarks.frames {' '.join(sys.argv[1:])}".rstrip()
+    yield ""
+    yield f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {_processor()}, {cores} cores,"
+    yield f"Linux {platform.release()}, Python {platform.python_version()}; frames of 512 x 512"
+    yield f"uint8, load {load:.1f} before the start."
+    if load > cores / 4:
+        yield f"**Others worked on the machine (load {load:.1f} on {cores} cores):** p99 and the"
+        yield "longest times are theirs more than ours; ratios between the ways stand."
+
+
+_LATE_NOTE: Final = (
+    "`added`: from when the writer had handed the frame over to a numpy array that the reader may",
+    "use. `whole`: from when it began to. A queue takes a frame before it sends it, and with a pipe",
+    "or a socket the call ends when the reader has nearly all of it, so theirs is `whole` only.",
+    "`CPU`: of one processor, for the reading process. `copies`: of the pixels, by anyone; the ring's",
+    "is the writer's own, and none where a source writes into the ring (`begin` and `commit`).",
+    f"The aim is an added p99 below {AIM_US} us and no copy by the reader.",
+)
+_REALTIME_NOTE, "")
+    if _may_be_realtime():
+        yield from _late(folder, options.seconds, realtime=True)
+    else:
+        yield "Not measured: it takes the right to `SCHED_FIFO` (root, or CAP_SYS_NICE)."
+    yield from ("", "## As fast as it goes", "", *_FAST_NOTE, "")
+    yield from _fast(folder, options.fast)
+    load = os.getloadavg()[0]
+    yield from ("", f"Load at the end: {load:.1f} on {usable_threads()} processors.")
+
+
+def _head() -> Iterator[str]:
+    load, cores = os.getloadavg()[0], usable_threads()
+    yield f"    python -m benchmarks.frames {' '.join(sys.argv[1:])}".rstrip()
+    yield ""
+    yield f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {_processor()}, {cores} cores,"
+    yield f"Linux {platform.release()}, Python {platform.python_version()}; frames of 512 x 512"
+    yield f"uint8, load {load:.1f} before the start."
+    if load > cores / 4:
+        yield f"**Others worked on the machine (load {load:.1f} on {cores} cores):** p99 and the"
+        yield "longest times are theirs more than ours; ratios between the ways stand."
+
+
+_LATE_NOTE: Final = (
+    "`added`: from when the writer had handed the frame over to a numpy array that the reader may",
+    "use. `whole`: from when it began to. A queue takes a frame before it sends it, and a pipe and a",
+    "socket end the call when the reader has nearly all of it, so theirs is `whole` only. `CPU`: of",
+    "one processor, for the reading process. `copies`: of the pixels, by anyone; the ring's is the",
+    "writer's own, and none where a source writes into the ring (`begin` and `commit`). The aim is",
+    f"an added p99 below {AIM_US} us and no copy by the reader.",
+)
+_REALTIME_NOTE: Final = (
+    "Both processes with the scheduling policy `SCHED_FIFO`, for all four ways: other processes no",
+    "longer come in between, which is as near to an idle machine as a busy one comes.",
+)
+_FAST_NOTE: Final = (
+    "The writer does not wait. A ring's reader does not hold it up and misses what it is too slow",
+    "for; with the others, the slower one sets the pace.",
+)
+
+
+def _late(folder: Path, seconds: float, *, realtime: bool) -> Iterator[str]:
+    yield (
+        "| frames/s | way | added p50, us | added p99, us | whole p50, us | whole p99, us | "
+        "longest, us | CPU | lost | copies |"
+    )
+    yield "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for rate in RATES:
+        for way in WAYS:
+            frames = WARM_UP + max(int(rate * seconds), 2 * WARM_UP)
+            cell = measured(way, rate, frames, folder, realtime=realtime)
+            yield _row(way, rate, cell)
+
+
+def _row(way: str, rate: int, cell: Cell) -> str:
+    added = [f"{percentile(cell.added_us, at):.0f}" for at in (0.5, 0.99)]
+    if way != "ring":
+        added = ["", ""]
+    whole = [f"{percentile(cell.whole_us, at):.0f}" for at in (0.5, 0.99)]
+    words = (f"{rate:,}", way, *added, *whole, f"{max(cell.whole_us):,.0f}")
+    return f"| {' | '.join(words)} | {cell.cpu:.1%} | {cell.lost} | {COPIES[way]} |"
+
+
+def _fast(folder: Path, frames: int) -> Iterator[str]:
+    yield "| way | written, frames/s | written, GB/s | read, frames/s |"
+    yield "|---|---:|---:|---:|"
+    for way in WAYS:
+        sender, receiver = WAYS[way](folder)
+        yield _fast_row(way, sender, receiver, frames)
+
+
+def _fast_row(way: str, sender: Sender, receiver: Receiver, frames: int) -> str:
+    times = SPAWN.RawArray(ctypes.c_uint64, 2 * frames)
+    ready = SPAWN.Value("i", 0)
+    arguments = (sender, 0.0, times, ready)
+    writer = SPAWN.Process(target=write_on_time, args=arguments, kwargs={"realtime": False})
+    writer.start()
+    sender.close_here()
+    while ready.value == 0 and writer.is_alive():
+        time.sleep(0.001)
+    ready.value = 2
+    read, number = 0, -1
+    while number < frames - 1 and (received := receiver.receive()) is not None:
+        number = received[0]
+        read += 1
+    ended_ns = time.monotonic_ns()
+    ready.value = 3
+    writer.join()
+    noted = np.frombuffer(times, np.uint64)
+    taken_s = (max(ended_ns, int(noted[-1])) - int(noted[0])) / 1e9
+    written = frames / taken_s
+    return f"| {way} | {written:,.0f} | {written * BYTES / 1e9:.2f} | {read / taken_s:,.0f} |"
+
+
+def _may_be_realtime() -> bool:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except PermissionError:
+        return False
+    _be_ordinary()
+    return True
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()
