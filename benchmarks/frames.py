@@ -260,14 +260,7 @@ def write_on_time(
 def measured(way: str, rate: float, frames: int, folder: Path, *, realtime: bool) -> Cell:
     """Read ``frames`` frames of one writer."""
     sender, receiver = WAYS[way](folder)
-    times = SPAWN.RawArray(ctypes.c_uint64, 2 * frames)
-    ready = SPAWN.Value("i", 0)
-    arguments = (sender, rate, times, ready)
-    writer = SPAWN.Process(target=write_on_time, args=arguments, kwargs={"realtime": realtime})
-    writer.start()
-    sender.close_here()
-    while ready.value == 0 and writer.is_alive():
-        time.sleep(0.001)
+    writer, times, ready = _started(sender, rate, frames, realtime=realtime)
     seen = np.zeros(frames, np.uint64)
     _be_punctual(realtime=realtime)
     ready.value = 2
@@ -282,6 +275,19 @@ def measured(way: str, rate: float, frames: int, folder: Path, *, realtime: bool
     writer.join()
     noted = np.frombuffer(times, np.uint64).reshape(-1, 2)
     return _cell(noted[WARM_UP:].astype(np.int64), seen[WARM_UP:].astype(np.int64), cpu)
+
+
+def _started(sender: Sender, rate: float, frames: int, *, realtime: bool) -> tuple[Any, Any, Any]:
+    """Return a writer that is ready, its times, and the word that lets it go on."""
+    times = SPAWN.RawArray(ctypes.c_uint64, 2 * frames)
+    ready = SPAWN.Value("i", 0)
+    arguments = (sender, rate, times, ready)
+    writer = SPAWN.Process(target=write_on_time, args=arguments, kwargs={"realtime": realtime})
+    writer.start()
+    sender.close_here()
+    while ready.value == 0 and writer.is_alive():
+        time.sleep(0.001)
+    return writer, times, ready
 
 
 def _cell(noted: NDArray[np.int64], seen: NDArray[np.int64], cpu: float) -> Cell:
@@ -340,43 +346,12 @@ def _head() -> Iterator[str]:
 
 
 _LATE_NOTE: Final = (
-    "`added`: from when the writer had handed the frame over to a numpy array that the reader may",
+    "`added`: from when the writer had handed the frame over to a numpy array that a reader may",
     "use. `whole`: from when it began to. A queue takes a frame before it sends it, and with a pipe",
-    "or a socket the call ends when the reader has nearly all of it, so theirs is `whole` only.",
-    "`CPU`: of one processor, for the reading process. `copies`: of the pixels, by anyone; the ring's",
-    "is the writer's own, and none where a source writes into the ring (`begin` and `commit`).",
+    "or socket the call ends when the reader has nearly all of it, so theirs is `whole` only.",
+    "`CPU`: of one processor, for the reading process. `copies`: of the pixels, by anyone; the",
+    "ring's is the writer's own, and none where a source writes into the ring (`begin`, `commit`).",
     f"The aim is an added p99 below {AIM_US} us and no copy by the reader.",
-)
-_REALTIME_NOTE, "")
-    if _may_be_realtime():
-        yield from _late(folder, options.seconds, realtime=True)
-    else:
-        yield "Not measured: it takes the right to `SCHED_FIFO` (root, or CAP_SYS_NICE)."
-    yield from ("", "## As fast as it goes", "", *_FAST_NOTE, "")
-    yield from _fast(folder, options.fast)
-    load = os.getloadavg()[0]
-    yield from ("", f"Load at the end: {load:.1f} on {usable_threads()} processors.")
-
-
-def _head() -> Iterator[str]:
-    load, cores = os.getloadavg()[0], usable_threads()
-    yield f"    python -m benchmarks.frames {' '.join(sys.argv[1:])}".rstrip()
-    yield ""
-    yield f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {_processor()}, {cores} cores,"
-    yield f"Linux {platform.release()}, Python {platform.python_version()}; frames of 512 x 512"
-    yield f"uint8, load {load:.1f} before the start."
-    if load > cores / 4:
-        yield f"**Others worked on the machine (load {load:.1f} on {cores} cores):** p99 and the"
-        yield "longest times are theirs more than ours; ratios between the ways stand."
-
-
-_LATE_NOTE: Final = (
-    "`added`: from when the writer had handed the frame over to a numpy array that the reader may",
-    "use. `whole`: from when it began to. A queue takes a frame before it sends it, and a pipe and a",
-    "socket end the call when the reader has nearly all of it, so theirs is `whole` only. `CPU`: of",
-    "one processor, for the reading process. `copies`: of the pixels, by anyone; the ring's is the",
-    "writer's own, and none where a source writes into the ring (`begin` and `commit`). The aim is",
-    f"an added p99 below {AIM_US} us and no copy by the reader.",
 )
 _REALTIME_NOTE: Final = (
     "Both processes with the scheduling policy `SCHED_FIFO`, for all four ways: other processes no",
@@ -419,14 +394,7 @@ def _fast(folder: Path, frames: int) -> Iterator[str]:
 
 
 def _fast_row(way: str, sender: Sender, receiver: Receiver, frames: int) -> str:
-    times = SPAWN.RawArray(ctypes.c_uint64, 2 * frames)
-    ready = SPAWN.Value("i", 0)
-    arguments = (sender, 0.0, times, ready)
-    writer = SPAWN.Process(target=write_on_time, args=arguments, kwargs={"realtime": False})
-    writer.start()
-    sender.close_here()
-    while ready.value == 0 and writer.is_alive():
-        time.sleep(0.001)
+    writer, times, ready = _started(sender, 0.0, frames, realtime=False)
     ready.value = 2
     read, number = 0, -1
     while number < frames - 1 and (received := receiver.receive()) is not None:
