@@ -347,8 +347,8 @@ def _head() -> Iterator[str]:
 
 _LATE_NOTE: Final = (
     "`added`: from when the writer had handed the frame over to a numpy array that a reader may",
-    "use. `whole`: from when it began to. A queue takes a frame before it sends it, and with a pipe",
-    "or socket the call ends when the reader has nearly all of it, so theirs is `whole` only.",
+    "use. `whole`: from when it began to. A queue takes a frame before it sends it, and a pipe or",
+    "socket ends the call when the reader has nearly all of it, so theirs is `whole` only.",
     "`CPU`: of one processor, for the reading process. `copies`: of the pixels, by anyone; the",
     "ring's is the writer's own, and none where a source writes into the ring (`begin`, `commit`).",
     f"The aim is an added p99 below {AIM_US} us and no copy by the reader.",
