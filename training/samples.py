@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdic.contract.errors import DataError
-from asdic.training.duplicates import Signature, is_constant, signature_of
+from asdic.training.duplicates import Signature, is_constant, is_picture, signature_of
 from asdic.training.pixels import quiet_opencv
 
 Task: TypeAlias = Literal["segmentation", "classification", "raw"]
@@ -128,10 +128,32 @@ def look_at_all(samples: Sequence[AnySample], *, workers: int = 2) -> tuple[Look
     compares = len(samples) <= COMPARED_LIMIT
 
     def look(sample: AnySample) -> Look:
-        return _look(sample, compares=compares)
+        return look_at(sample, compares=compares)
 
     with quiet_opencv(), ThreadPoolExecutor(max_workers=workers) as pool:
         return tuple(pool.map(look, samples) if workers > 1 else map(look, samples))
+
+
+def look_at(sample: AnySample, *, compares: bool) -> Look:
+    """Return what a look at a sample tells; ``compares`` keeps a signature.
+
+    Raises:
+        DataError: An input holds NaN or infinity; the sample is named.
+    """
+    try:
+        inputs = sample.read_inputs()
+        mask = sample.read_reference("segmentation")
+    except DataError as error:
+        return Look(problem=str(error))
+    _refuse_infinite(sample.name, inputs)
+    if problem := _mask_problem(sample.name, inputs, mask):
+        return Look(problem=problem)
+    constant = is_constant(inputs)
+    return Look(
+        digest=digest_of(inputs),
+        signature=signature_of(inputs) if compares and not constant else None,
+        constant=constant,
+    )
 
 
 def digest_of(inputs: Mapping[str, NDArray[Any]]) -> str:
@@ -169,23 +191,6 @@ def some(names: Sequence[str], *, separator: str = ", ") -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def _look(sample: AnySample, *, compares: bool) -> Look:
-    try:
-        inputs = sample.read_inputs()
-        mask = sample.read_reference("segmentation")
-    except DataError as error:
-        return Look(problem=str(error))
-    _refuse_infinite(sample.name, inputs)
-    if problem := _mask_problem(sample.name, inputs, mask):
-        return Look(problem=problem)
-    constant = is_constant(inputs)
-    return Look(
-        digest=digest_of(inputs),
-        signature=signature_of(inputs) if compares and not constant else None,
-        constant=constant,
-    )
-
-
 def _refuse_infinite(name: str, inputs: Mapping[str, NDArray[Any]]) -> None:
     for key, array in inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -195,7 +200,7 @@ def _refuse_infinite(name: str, inputs: Mapping[str, NDArray[Any]]) -> None:
 
 def _mask_problem(name: str, inputs: Mapping[str, NDArray[Any]], mask: Reference | None) -> str:
     """Return why a mask does not belong to its image; what is no mask is looked at later."""
-    images = [one for one in inputs.values() if one.dtype == np.uint8 and one.ndim in {2, 3}]
+    images = [one for one in inputs.values() if is_picture(one)]
     if len(images) != 1 or not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
         return ""
     if mask.ndim == 2 and mask.shape != images[0].shape[:2]:

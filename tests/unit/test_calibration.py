@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError, DataError
 from asdic.contract.variant import ArrayInput, ClassOutput, ImageInput, MaskOutput, TensorSpec
-from asdic.quantization.calibration import read_inputs
+from asdic.quantization.calibration import DataRules, read_inputs
 from asdic.training.description import ModelDescription
 
 SIDE = 8
@@ -105,18 +105,24 @@ def test_a_label_that_the_model_does_not_know_is_named(folder: Path) -> None:
         read_inputs(folder, CLASSIFICATION)
 
 
-def test_an_image_that_judges_does_not_calibrate(folder: Path) -> None:
+def test_an_image_on_both_sides_is_refused_and_the_pair_is_named(folder: Path) -> None:
     _write(folder / "00.png", _pixels(TRAIN))
-    inputs = read_inputs(folder, SEGMENTATION)
+    with pytest.raises(DataError, match=r"1 of 40 samples .* 00\.png and 40\.png .*--drop-overlap"):
+        read_inputs(folder, SEGMENTATION)
+
+
+def test_an_image_on_both_sides_can_be_left_out_of_calibration(folder: Path) -> None:
+    _write(folder / "00.png", _pixels(TRAIN))
+    inputs = read_inputs(folder, SEGMENTATION, rules=DataRules(drop_overlap=True))
     assert len(inputs.calibration) == TRAIN - 1
-    assert inputs.notes == ("1 image(s) of 'train' are also in 'calib' and do not calibrate",)
+    assert "00.png and 40.png" in inputs.notes[0]
 
 
 def test_splits_that_are_one_and_the_same_are_refused(folder: Path) -> None:
     for number in range(TRAIN):
         _write(folder / f"{number:02}.png", _pixels(TRAIN + number % CALIB))
-    with pytest.raises(DataError, match="every image of the split 'train'"):
-        read_inputs(folder, SEGMENTATION)
+    with pytest.raises(DataError, match="every sample of the split 'train'"):
+        read_inputs(folder, SEGMENTATION, rules=DataRules(drop_overlap=True))
 
 
 def test_a_single_calibration_image_is_warned_of(folder: Path) -> None:
@@ -134,7 +140,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_folder_at_all_names_the_option() -> None:
-    with pytest.raises(ConfigError, match="name their folder with --data"):
+    with pytest.raises(ConfigError, match="name them with --data"):
         read_inputs(None, SEGMENTATION)
 
 
@@ -148,7 +154,7 @@ def test_unreadable_files_are_named_and_counted(folder: Path) -> None:
 def test_too_few_judges_are_refused(folder: Path) -> None:
     lines = (folder / "labels.csv").read_text().splitlines()
     (folder / "labels.csv").write_text("\n".join(lines[: 1 + TRAIN + 10]) + "\n")
-    with pytest.raises(DataError, match=r"10 images to judge by .* at least 32 are needed"):
+    with pytest.raises(DataError, match=r"10 samples to judge by .* at least 32 are needed"):
         read_inputs(folder, SEGMENTATION)
 
 
@@ -162,5 +168,5 @@ def test_a_model_that_takes_no_image_is_refused(folder: Path) -> None:
         preprocessing=(ArrayInput(tensor="x"),),
         postprocessing=(ClassOutput(tensor="scores"),),
     )
-    with pytest.raises(ConfigError, match="asdic quantizes models that take one image"):
+    with pytest.raises(DataError, match=r"takes the array x \(1, 4\); give an \.npz"):
         read_inputs(folder, description)
