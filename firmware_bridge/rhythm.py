@@ -17,7 +17,8 @@ FLOOR_NS: Final = 300_000
 LONGEST_REST_NS: Final = 20_000_000
 LONGEST_NAP_NS: Final = 10_000_000
 UNKNOWN_NAP_NS: Final = 500_000
-# Of the time between two frames, this share at most is spent looking closely before one is due.
+# What is spent looking closely before a frame is due: no more, and no more of the time between two.
+LARGEST_NS: Final = 1_000_000
 LARGEST_SHARE: Final = 1 / 8
 # A frame that is overdue is found late by this share of how long it is overdue, at most.
 OVERDUE_SHARE: Final = 1 / 8
@@ -61,7 +62,7 @@ class Rhythm:
         if self._last is None or not self._interval:
             return UNKNOWN_NAP_NS
         margin = max(FLOOR_NS, _DEVIATIONS * self._deviation)
-        margin = min(margin, LARGEST_SHARE * self._interval)
+        margin = min(margin, LARGEST_NS, LARGEST_SHARE * self._interval)
         early = self._last[1] + self._interval - now_ns
         if early > margin:
             return min(max(int(early - margin), NAP_NS), LONGEST_REST_NS)

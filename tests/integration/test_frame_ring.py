@@ -64,12 +64,12 @@ DEADLINE_S = 30.0
 MAIN = "from asdic.cli.main import main; main()"
 
 
-def compiled(folder: Path, *command: str) -> Path:
+def compiled(folder: Path, *command: str, source: Path = SOURCES / "example.c") -> Path:
     """Return the example, compiled; not a word of the compiler is taken."""
     if shutil.which(command[0]) is None:
         missing(f"no {command[0]}; install the package {command[0]}")
     program = folder / "asdic-pattern"
-    command = (*command, "-o", str(program), str(SOURCES / "example.c"))
+    command = (*command, "-o", str(program), str(source))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return program
@@ -337,6 +337,51 @@ def check(frame: RingFrame | None) -> int:
         return 0
     assert is_whole, f"frame {frame.number} is torn"
     return 1
+
+
+# Bad writers, as a control: what is looked for above would be found
+
+
+def spoiled_writer(folder: Path, good: str, bad: str) -> Path:
+    """Return the example with a header in which ``good`` was replaced."""
+    header = (SOURCES / "asdic_frames.h").read_text()
+    assert header.count(good) == 1
+    (folder / "asdic_frames.h").write_text(header.replace(good, bad))
+    shutil.copy(SOURCES / "example.c", folder)
+    return compiled(folder, "gcc", "-O2", "-DSLOTS=2", source=folder / "example.c")
+
+
+def test_a_writer_that_does_not_mark_what_it_overwrites_is_found_out(tmp_path, path):
+    mark = "__atomic_store_n(&slot->sequence, 2 * ring->next + 1, __ATOMIC_RELAXED);"
+    program = spoiled_writer(tmp_path, mark, "")
+    chance = np.random.default_rng(0)
+
+    def kill() -> bool:
+        with writing(program, path, side=2048), opened(path) as reader:
+            frame = next_frame(reader)
+            threading.Event().wait(chance.random() * 0.002)
+        return is_torn(frame)
+
+    until(kill)
+
+
+def test_a_writer_that_marks_a_frame_as_whole_too_early_is_found_out(tmp_path, path):
+    mark = "&slot->sequence, 2 * ring->next + 1"
+    program = spoiled_writer(tmp_path, mark, "&slot->sequence, 2 * ring->next + 2")
+
+    def kill() -> bool:
+        with writing(program, path, side=1024), opened(path) as reader:
+            next_frame(reader)
+        assert ran(program, path, 1024, 1024, 0, 0).returncode == 0  # it recovers, and no more
+        with RingReader.open(path) as reader:
+            return is_torn(reader.read())
+
+    until(kill)
+
+
+def is_torn(frame: RingFrame | None) -> bool:
+    """Whether a frame that says that it is intact is not."""
+    return frame is not None and not is_pattern(frame.pixels, frame.number) and frame.is_intact()
 
 
 # A format that changes

@@ -549,7 +549,9 @@ def test_naps_grow_with_the_delay_and_have_an_end():
 def test_jitter_widens_the_time_of_naps():
     jittery = rhythm(*(n * 10 * MS + (n % 2) * MS // 2 for n in range(50)))
     steady = rhythm(*(n * 10 * MS for n in range(50)))
-    assert jittery.rest_ns(493 * MS) < steady.rest_ns(493 * MS) - MS // 4
+    # Both 0.8 ms before the next one is due.
+    assert jittery.rest_ns(499_700_000) == NAP_NS
+    assert steady.rest_ns(499_200_000) > MS // 4
 
 
 def test_a_frame_that_was_not_seen_does_not_change_the_rhythm():
