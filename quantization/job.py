@@ -89,13 +89,17 @@ class ConvertJob(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
 
 
 class QuantizeJob(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
-    """Quantize the float files in ``source`` by one recipe."""
+    """Quantize the float files in ``source`` by one recipe.
+
+    ``floats`` are the layers that stay float, as many as the recipe says.
+    """
 
     model: FloatFiles
     source: Path
     model_format: ModelFormat
     recipe: str
     calibration: Path
+    floats: tuple[str, ...] = ()
 
 
 Job: TypeAlias = ReadJob | ConvertJob | QuantizeJob

@@ -15,7 +15,7 @@ import msgspec
 from asdic.contract.errors import MissingPackageError, UnsupportedModelError
 from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import Architecture, Runtime, Target
-from asdic.quantization.backends.tensorrt import parse_with_rtx
+from asdic.quantization.backends.rtx import try_rtx
 
 _MODULES: Final = MappingProxyType(
     {
@@ -115,17 +115,20 @@ def remarks_for(target: Target, *, labelled: bool) -> Iterator[str]:
 
 
 def parser_remark(path: Path) -> str:
-    """Return what TensorRT-RTX's parser says of a Jetson's graph.
+    """Return what TensorRT-RTX's parser and builder say of a Jetson's graph.
 
     Raises:
-        UnsupportedModelError: It refuses the graph.
+        UnsupportedModelError: They refuse the graph.
     """
-    errors = parse_with_rtx(path)
+    errors = try_rtx(path)
     if errors is None:
         return "not checked by a TensorRT parser: tensorrt-rtx is not installed; not run on an Orin"
     if errors:
-        raise UnsupportedModelError(f"TensorRT-RTX's parser refuses the graph: {errors[0]}")
-    return f"accepted by the parser of TensorRT-RTX {_version('tensorrt-rtx')}; not run on an Orin"
+        raise UnsupportedModelError(f"TensorRT-RTX refuses the graph: {errors[0]}")
+    return (
+        f"accepted by the parser and builder of TensorRT-RTX {_version('tensorrt-rtx')}; "
+        "not run on an Orin"
+    )
 
 
 def tool_versions() -> dict[str, str]:

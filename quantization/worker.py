@@ -18,7 +18,7 @@ import msgspec
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, read_bounded, sha256_of, write_file
 from asdic.device.process import end_with_parent
-from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles
+from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles, Write
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.job import (
     ANSWER_FILE,
@@ -122,10 +122,14 @@ def _converted(job: ConvertJob, folder: Path) -> FloatFiles:
 
 
 def _quantized(job: QuantizeJob, folder: Path) -> QuantizedFiles:
+    return _write_of(job)(folder, job.floats)
+
+
+def _write_of(job: QuantizeJob) -> Write:
     module, function = BACKENDS[job.model_format].split(":")
     backend: Backend = getattr(importlib.import_module(module), function)
     recipe = parse_recipe(job.recipe, job.model_format)
-    return backend(job.model, job.source, read_calibration(job.calibration), recipe, folder)
+    return backend(job.model, job.source, read_calibration(job.calibration), recipe)
 
 
 def _be_private() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +11,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from asdic.contract.errors import UnsupportedModelError
 from asdic.contract.target import ModelFormat
 from asdic.contract.variant import InputRule, OutputRule, TensorSpec
 from asdic.quantization.recipe import Recipe
@@ -66,82 +64,54 @@ class FloatFiles(msgspec.Struct, frozen=True, kw_only=True):
 class QuantizedFiles(msgspec.Struct, frozen=True, kw_only=True):
     """The INT8 files of one format: names inside the folder, the one that is opened first.
 
-    ``int8_share`` is the share of the weights that are stored as INT8, 0 to 1.
+    ``int8_share`` is the share of the weights that are stored as INT8, 0 to 1. ``notes`` is what
+    stays float that need not, in words.
     """
 
     files: tuple[str, ...]
     int8_share: float
+    notes: tuple[str, ...] = ()
+
+
+class Write(Protocol):
+    """Write the INT8 model into ``folder``, and say what was written.
+
+    ``floats`` are layers that stay float, by the names that ``graphs`` gives them.
+
+    Raises:
+        QuantizationError: The tools failed, or there is no such layer.
+    """
+
+    def __call__(self, folder: Path, floats: Sequence[str] = ()) -> QuantizedFiles:
+        """Write the files."""
+        ...
 
 
 class Backend(Protocol):
-    """Quantize the float model in ``source`` into ``folder``, and say what was written.
+    """Get ready to quantize the float model in ``source``: what is returned writes the files.
 
-    ``calibration`` is in the layout of the model's description (``FloatFiles.laid_out``).
+    Statistics are taken once, however often it writes. ``calibration`` is in the layout of the
+    model's description (``FloatFiles.laid_out``).
 
     Raises:
         MissingPackageError: A package of the extra ``quantize`` is not installed.
-        UnsupportedModelError: The model holds an operator that the format cannot express.
-        QuantizationError: The tools failed otherwise.
+        QuantizationError: The tools failed, or a tensor of the float model is not finite.
     """
 
     def __call__(
-        self,
-        model: FloatFiles,
-        source: Path,
-        calibration: Sequence[Tensors],
-        recipe: Recipe,
-        folder: Path,
-    ) -> QuantizedFiles:
-        """Write the files."""
+        self, model: FloatFiles, source: Path, calibration: Sequence[Tensors], recipe: Recipe
+    ) -> Write:
+        """Return what writes the files."""
         ...
 
 
 BACKENDS: Final = MappingProxyType(
     {
-        ModelFormat.TFLITE: "asdic.quantization.backends.litert:quantize",
-        ModelFormat.OPENVINO_IR: "asdic.quantization.backends.openvino:quantize",
-        ModelFormat.ONNX_QDQ: "asdic.quantization.backends.tensorrt:quantize",
+        ModelFormat.TFLITE: "asdic.quantization.backends.litert:prepare",
+        ModelFormat.OPENVINO_IR: "asdic.quantization.backends.openvino:prepare",
+        ModelFormat.ONNX_QDQ: "asdic.quantization.backends.tensorrt:prepare",
     }
 )
-
-# How each converter says that it does not know an operator of the exported program.
-_UNKNOWN_OPERATOR: Final = (
-    re.compile(r"Lowering not found: (\S+)"),  # litert-torch
-    re.compile(r"No conversion rule found for operations: ([^\n]+)"),  # OpenVINO
-    re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'"),  # torch.onnx
-)
-
-
-def unsupported(
-    error: BaseException, *, converter: str, program: Any = None
-) -> UnsupportedModelError:
-    """Return the error for a model that ``converter`` refused.
-
-    It names the operator if the converter did, and with the exported ``program`` the layer that
-    it is in.
-    """
-    text = str(error)
-    for pattern in _UNKNOWN_OPERATOR:
-        if found := pattern.search(text):
-            operators = found[1].strip().removesuffix(".default")
-            layer = _layer_of(operators, program)
-            return UnsupportedModelError(
-                f"{converter} does not support the operator {operators}{layer}; "
-                "replace it in the model, or choose another target"
-            )
-    reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return UnsupportedModelError(f"{converter} cannot convert the model: {reason.strip()}")
-
-
-def _layer_of(operator: str, program: Any) -> str:
-    """Return where in the model an operator is, in words, or nothing where nobody knows."""
-    named = set(re.split(r"\W+", operator))
-    for node in program.graph.nodes if program is not None else ():
-        if node.op == "call_function" and named.intersection(str(node.target).split(".")[1:2]):
-            modules = list(node.meta.get("nn_module_stack", {}).values())
-            path = str(modules[-1][0]) if modules else ""
-            return f" (in the layer {path!r})" if path else " (in the model's own forward)"
-    return ""
 
 
 def int8_share(sizes: Iterable[tuple[int, bool]]) -> float:

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from asdic.contract.errors import QuantizationError
 from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import Tensors
-from asdic.quantization.backends.tensorrt import check_graph, parse_with_rtx
+from asdic.quantization.backends.placement import check_placement
+from asdic.quantization.backends.rtx import try_rtx
 from asdic.quantization.once import quantize_once
 from asdic.quantization.recipe import LADDERS, Recipe
 from asdic.quantization.source import read_source
@@ -28,8 +29,8 @@ INPUTS: list[Tensors] = [
 ]
 
 
-def _parse(path: Path) -> list[str]:
-    errors = parse_with_rtx(path)
+def _errors(path: Path) -> tuple[str, ...]:
+    errors = try_rtx(path)
     if errors is None:
         missing("no TensorRT-RTX; install the wheel tensorrt-rtx")
         raise AssertionError
@@ -72,32 +73,32 @@ def _convolution(*, zero_point: int = 0, int32_bias: bool = False) -> Any:
 def test_the_parser_accepts_the_jetsons_file(tmp_path: Path, recipe: Recipe) -> None:
     model = read_source(write_run(tmp_path / "run", tmp_path), tmp_path)
     made = quantize_once(model, ModelFormat.ONNX_QDQ, recipe, INPUTS, tmp_path)
-    assert _parse(made.int8_paths[0]) == []
+    assert _errors(made.int8_paths[0]) == ()
 
 
 @pytest.mark.tensorrt_rtx
 def test_the_parser_refuses_an_int32_bias_and_names_the_node(tmp_path: Path) -> None:
     onnx.save(_convolution(int32_bias=True), tmp_path / "model.onnx")
-    (first, *_) = _parse(tmp_path / "model.onnx")
+    (first, *_) = _errors(tmp_path / "model.onnx")
     assert "dq-b" in first
 
 
 def test_a_graph_by_tensorrts_rules_passes_our_own_check() -> None:
-    check_graph(_convolution())
+    check_placement(_convolution())
 
 
 def test_our_own_check_refuses_an_int32_bias() -> None:
     with pytest.raises(QuantizationError, match="dq-b holds an int32 bias"):
-        check_graph(_convolution(int32_bias=True))
+        check_placement(_convolution(int32_bias=True))
 
 
 def test_our_own_check_refuses_a_zero_point_that_is_not_0() -> None:
     with pytest.raises(QuantizationError, match="q has a zero point that is not 0"):
-        check_graph(_convolution(zero_point=3))
+        check_placement(_convolution(zero_point=3))
 
 
 def test_a_float_graph_is_never_called_quantized() -> None:
     model = _convolution()
     del model.graph.node[:3]
     with pytest.raises(QuantizationError, match="nothing in it is INT8"):
-        check_graph(model)
+        check_placement(model)

@@ -6,7 +6,7 @@ import pytest
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.target import ModelFormat
-from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
+from asdic.quantization.recipe import LADDERS, Recipe, ladder_for, parse_recipe, saturates
 
 ALL_RUNGS = [(one, rung) for one, ladder in LADDERS.items() for rung in ladder]
 
@@ -35,6 +35,60 @@ def test_a_name_outside_the_grammar_is_refused(name: str) -> None:
         parse_recipe(name, ModelFormat.OPENVINO_IR)
 
 
+@pytest.mark.parametrize("model_format", ModelFormat)
+def test_every_recipe_of_a_format_has_a_name_that_gives_it_back(model_format: ModelFormat) -> None:
+    plain = [parse_recipe(f"static-wi8-ai8-{one}", model_format) for one in ("minmax", "mse")]
+    for recipe in (*plain, *(one.with_floats(12) for one in LADDERS[model_format])):
+        assert parse_recipe(recipe.name, model_format) == recipe
+
+
+def test_a_recipe_says_how_many_layers_stay_float() -> None:
+    recipe = parse_recipe("static-wi8-ai8-best-layers-float4", ModelFormat.TFLITE)
+    assert (recipe.floats, recipe.options) == (4, {"layers"})
+
+
+@pytest.mark.parametrize("rest", ["minmax-float", "minmax-float0", "minmax-float1x", "minmax-"])
+def test_a_number_of_layers_outside_the_grammar_is_refused(rest: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a recipe; .* -float<N>"):
+        parse_recipe(f"static-wi8-ai8-{rest}", ModelFormat.TFLITE)
+
+
+@pytest.mark.parametrize("rest", ["minmax-bias-full-bias", "minmax-float1-float2"])
+def test_options_that_exclude_each_other_are_refused(rest: str) -> None:
+    with pytest.raises(ConfigError, match="two of its options exclude each other"):
+        parse_recipe(f"static-wi8-ai8-{rest}", ModelFormat.OPENVINO_IR)
+
+
+def test_entropy_is_for_symmetric_ranges_alone() -> None:
+    parse_recipe("static-wi8-ai8-entropy", ModelFormat.ONNX_QDQ)
+    with pytest.raises(ConfigError, match="tflite does not know 'entropy'"):
+        parse_recipe("static-wi8-ai8-entropy", ModelFormat.TFLITE)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx", "avx2"}, True),
+        ({"avx2", "avx512f", "avx512bw"}, True),
+        ({"avx2", "avx512f", "avx512_vnni"}, False),
+        ({"avx2", "avx_vnni"}, False),
+        ({"asimd", "asimddp"}, False),
+        (set(), False),
+    ],
+)
+def test_sums_saturate_on_x86_without_vnni(features: set[str], expected: bool) -> None:
+    assert saturates(features) is expected
+
+
+def test_seven_bit_weights_come_first_where_sums_saturate() -> None:
+    first = ladder_for(ModelFormat.OPENVINO_IR, {"avx2"})[0]
+    assert "overflow" in first.options
+    assert (
+        ladder_for(ModelFormat.OPENVINO_IR, {"avx2", "avx_vnni"})
+        == LADDERS[ModelFormat.OPENVINO_IR]
+    )
+
+
 def test_an_option_that_a_format_lacks_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="tflite does not know 'bias', only layers, minmax"):
+    with pytest.raises(ConfigError, match="tflite does not know 'bias', only average, best"):
         parse_recipe("static-wi8-ai8-minmax-bias", ModelFormat.TFLITE)
