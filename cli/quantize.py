@@ -61,6 +61,19 @@ def _metrics(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 @click.option("--recipe", help="Pin one recipe, such as static-wi8-ai8-minmax.")
 @click.option("--max-rung", type=click.IntRange(min=1), help="Recipes to try at most.")
 @click.option("--samples", default=64, show_default=True, help="Samples that calibrate.")
+@click.option(
+    "--group",
+    "columns",
+    multiple=True,
+    metavar="COLUMN",
+    help="Show the drop by the values of this column of labels.csv; may be given again.",
+)
+@click.option(
+    "--drop-overlap",
+    is_flag=True,
+    help="Leave out samples that calibrate and resemble one that judges, instead of refusing.",
+)
+@click.option("--skip-unreadable", is_flag=True, help="Leave out files that cannot be read.")
 @click.option("--size", help="HEIGHTxWIDTH of a TorchScript file's image.  [default: 256x256]")
 @click.option(
     "--input-shape",
@@ -89,6 +102,9 @@ def quantize(
     targets: tuple[str, ...],
     out: Path,
     data: str | None,
+    columns: tuple[str, ...],
+    drop_overlap: bool,
+    skip_unreadable: bool,
     size: str | None,
     shapes: tuple[str, ...],
     weights: Path | None,
@@ -118,12 +134,16 @@ def quantize(
           --data nets.samples:load --target x86-litert-int8 --out variants/
     """
     from asdic.cli.report import show, write_page
+    from asdic.quantization.calibration import DataRules
     from asdic.quantization.frontends.shapes import parse_shapes
     from asdic.quantization.quantize import Options, quantize_model
     from asdic.quantization.source import Reading
 
     reading = Reading(shapes=parse_shapes(shapes), size=_parse_size(size), weights=weights)
-    options = Options(**choices)
+    rules = DataRules(
+        group_columns=columns, drop_overlap=drop_overlap, skip_unreadable=skip_unreadable
+    )
+    options = Options(rules=rules, **choices)
     with _progress() as stage:
         reports = quantize_model(
             model, targets, out, data=data, reading=reading, options=options, stage=stage
@@ -151,6 +171,7 @@ def _progress() -> Iterator[Stage]:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
         from rich.text import Text
     except ImportError as error:
         raise MissingPackageError("rich", "quantize") from error
@@ -161,19 +182,20 @@ def _progress() -> Iterator[Stage]:
         left, taken = TimeRemainingColumn(), TimeElapsedColumn()
 
         def render(self, task: Task) -> Text:
-            known = task.total is not None and task.time_remaining is not None
-            shown = (self.left if known else self.taken).render(task)
-            return shown + Text(" left" if known else "", "dim")
+            if task.finished or task.total is None or task.time_remaining is None:
+                return self.taken.render(task)
+            return self.left.render(task) + Text(" left", "dim")
 
     lines: dict[str, TaskID] = {}
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.fields[what]}"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        Time(),
+        TextColumn("{task.fields[what]}", table_column=whole),
+        TextColumn("{task.description}", table_column=rest),
+        BarColumn(bar_width=12),
+        Time(table_column=whole.copy()),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         texts: dict[str, str] = {}
 
         def stage(what: str, text: str, *, done: int = 0, total: int | None = None) -> None:

@@ -33,6 +33,7 @@ _FILTERS: Final = MappingProxyType(
         "milliseconds": text.milliseconds,
         "seconds": text.seconds,
         "threads": text.threads_words,
+        "data": text.data_words,
     }
 )
 

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -22,7 +22,7 @@ from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
 from asdic.device.metrics import check_metric
 from asdic.device.runner.engine import cpu_features, usable_threads
-from asdic.quantization.calibration import SAMPLES, Inputs, read_inputs
+from asdic.quantization.calibration import SAMPLES, DataRules, Inputs, read_inputs
 from asdic.quantization.examples import examples_of
 from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
@@ -69,8 +69,9 @@ class Options:
     ``max_drop`` is in points of the model's metric, ``min_agreement`` in points of agreement
     with FP32 and counts where there are no labels. ``metric`` replaces the model's own.
     ``recipe`` pins one for all targets; of a ladder, the first ``max_rung`` recipes are tried,
-    None for all. ``samples`` is how many images calibrate. ``force`` replaces variants that
-    exist, and ``allow_fail`` writes those that lost too much.
+    None for all. ``samples`` is how many images calibrate, ``rules`` what else was said about
+    the samples. ``force`` replaces variants that exist, and ``allow_fail`` writes those that
+    lost too much.
     """
 
     max_drop: float = MAX_DROP
@@ -79,6 +80,7 @@ class Options:
     recipe: str | None = None
     max_rung: int | None = None
     samples: int = SAMPLES
+    rules: DataRules = field(default_factory=DataRules)
     seed: int = 0
     force: bool = False
     allow_fail: bool = False
@@ -140,6 +142,7 @@ def quantize_model(
             model.description,
             samples=choice.samples,
             seed=choice.seed,
+            rules=choice.rules,
         )
         stage("images", f"{len(inputs.cases)} judge", done=1, total=1)
         run = _Run(
@@ -340,6 +343,7 @@ class _Run:
             remarks=remarks,
             assumptions=self.model.assumptions,
             calibration_samples=len(self.inputs.calibration),
+            data=self.inputs.audit,
             tried=climb.tried,
             examples=examples_of(judgement, self.inputs),
             model_digest=self.model.digest,

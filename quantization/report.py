@@ -14,6 +14,7 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import parse_json, read_bounded
+from asdic.quantization.calibration import DataAudit
 from asdic.quantization.examples import Example
 from asdic.quantization.gate import Verdict
 from asdic.quantization.judge import EmptyCases
@@ -42,6 +43,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     the target does not run here, and ``measure_with`` is then the command for the device.
     ``latency_ratio`` is the ratio with all threads. ``int8_share`` is the share of the
     multiply-accumulates that are INT8. ``environment`` is what judged and what made the variant.
+    ``data`` says what became of the samples that were given.
     ``examples`` are samples to look at, the worst first. ``model_digest`` and ``data_digest`` are
     those of the float model and of all samples; ``fingerprint`` stands for all that went in:
     equal fingerprints, equal variants.
@@ -80,6 +82,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...]
     assumptions: tuple[str, ...]
     calibration_samples: int
+    data: DataAudit | None = None
     tried: tuple[Tried, ...]
     examples: tuple[Example, ...] = ()
     model_digest: str

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
+from asdic.quantization.calibration import DataAudit
 from asdic.quantization.gate import Verdict
 from asdic.quantization.ladder import Tried
 from asdic.quantization.report import QuantizationReport
@@ -85,6 +88,8 @@ def _remarks(report: QuantizationReport) -> Iterator[str]:
             yield f"{one.recipe} was tried and came to {came_to}"
     if report.worst_slice is not None and report.worst_slice.drop > 0:
         yield f"worst part: {slice_words(report.worst_slice)}"
+    if report.data is not None:
+        yield data_words(report.data)
     yield from false_alarms(report)
     yield from report.remarks
 
@@ -97,6 +102,24 @@ def false_alarms(report: QuantizationReport) -> Iterator[str]:
             f"{report.empty.images} images with nothing to find, apart: something found in "
             f"{100 * fp32:.0f} % by FP32, in {100 * int8:.0f} % by INT8"
         )
+
+
+_FATES: Final = MappingProxyType(
+    {
+        "overlapping": "left out of calibration because they resemble one that judges",
+        "constant": "with nothing in them, which do not calibrate",
+        "unlabelled": "without a label, which do not judge",
+        "unreadable": "unreadable",
+    }
+)
+
+
+def data_words(audit: DataAudit) -> str:
+    """Return what became of the samples."""
+    fates = msgspec.structs.asdict(audit)
+    rest = [f"{fates[one]} {words}" for one, words in _FATES.items() if fates[one]]
+    chosen = f"{audit.calibrating} calibrate, {audit.judging} judge"
+    return f"{audit.seen} samples: {', '.join([chosen, *rest])}"
 
 
 def tried_words(one: Tried) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from asdic.contract.files import canonical_json, write_file
+from asdic.quantization.calibration import DataAudit
 from asdic.quantization.examples import Example
 from asdic.quantization.gate import Verdict
 from asdic.quantization.judge import EmptyCases
@@ -68,6 +69,7 @@ _REPORT: Final = QuantizationReport(
     remarks=("a remark",),
     assumptions=("values are in [0, 1]",),
     calibration_samples=64,
+    data=DataAudit(seen=110, calibrating=64, judging=40, constant=2),
     tried=(
         Tried(recipe="static-wi8-ai8-average", verdict=None, reason="no memory", seconds=3.0),
         Tried(

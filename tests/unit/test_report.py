@@ -143,6 +143,11 @@ def test_a_recipe_that_could_not_be_carried_out_is_said_with_its_reason() -> Non
     assert "static-wi8-ai8-average was tried and came to no memory" in lines
 
 
+def test_what_became_of_the_samples_is_said() -> None:
+    words = "64 calibrate, 40 judge, 2 with nothing in them, which do not calibrate"
+    assert f"110 samples: {words}" in text.remarks([report_with()])
+
+
 def test_what_holds_for_all_targets_is_said_once() -> None:
     lines = list(text.remarks([report_with(target="one"), report_with(target="other")]))
     assert lines.count("a remark") == 1
