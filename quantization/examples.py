@@ -20,7 +20,7 @@ from asdic.contract.variant import ArrayOutput, ClassOutput, MaskOutput
 from asdic.device.metrics import judged_rule
 from asdic.device.runner.postprocess import Prediction
 from asdic.quantization.calibration import Case, Inputs
-from asdic.quantization.judge import Judgement
+from asdic.quantization.judge import Judgement, finite_or_none
 
 EXAMPLES_FOLDER: Final = "examples"
 WORST: Final = 4
@@ -80,14 +80,13 @@ def _chosen(judgement: Judgement) -> tuple[int, ...]:
 
 def _example(judgement: Judgement, case: Case, number: int, place: int, shown: int) -> Example:
     kind: Literal["worst", "usual"] = "worst" if shown < WORST else "usual"
-    sqnr_db = float(judgement.case_sqnr_db[place])
     stem = PurePosixPath(case.name).stem
     return Example(
         name=case.name,
         kind=kind,
         fp32=float(judgement.fp32_points[place]),
         int8=float(judgement.int8_points[place]),
-        sqnr_db=sqnr_db if np.isfinite(sqnr_db) else None,
+        sqnr_db=finite_or_none(float(judgement.case_sqnr_db[place])),
         fp32_answer=_answer(judgement.fp32[number]),
         int8_answer=_answer(judgement.int8[number]),
         picture=f"{EXAMPLES_FOLDER}/{shown}-{kind}-{stem}.png" if _image(case) is not None else "",

@@ -6,6 +6,7 @@ then compared with FP32's own answers, and everything says "agreement".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,11 @@ class Judgement:
                 samples=one.fp32.size,
                 pairing=self.pairing.within_class(one.number, one.fp32, one.int8),
             )
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return ``value`` as JSON can hold it: infinity (equal tensors) becomes None."""
+    return value if math.isfinite(value) else None
 
 
 def open_runner(

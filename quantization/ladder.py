@@ -18,19 +18,24 @@ from asdic.quantization.calibration import Inputs
 from asdic.quantization.drop import Drop
 from asdic.quantization.gate import Verdict, verdict_of
 from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
-from asdic.quantization.judge import Judgement, answers_of, judge, open_runner
+from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge, open_runner
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
-    """A rung that was tried: its recipe, the verdict or why there is none, and what it took."""
+    """A rung that was tried: its recipe, the verdict or why there is none, and what it took.
+
+    ``sqnr_db`` is None also where INT8's answers equal FP32's. ``int8_share`` is 0 to 1.
+    """
 
     recipe: str
     verdict: Verdict | None
     drop: float | None = None
     ci95: tuple[float, float] | None = None
+    sqnr_db: float | None = None
+    int8_share: float | None = None
     reason: str = ""
     seconds: float = 0.0
 
@@ -176,6 +181,8 @@ def _tried(rung: Rung, seconds: float) -> Tried:
         verdict=rung.verdict,
         drop=rung.drop.mean,
         ci95=(rung.drop.low, rung.drop.high),
+        sqnr_db=finite_or_none(rung.judgement.sqnr_db),
+        int8_share=rung.files.int8_share,
     )
 
 

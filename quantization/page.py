@@ -129,13 +129,15 @@ class _Section:
         return [(one, _slice_plot(one, scale, self.report.limit)) for one in worst]
 
     @property
-    def ladder(self) -> list[tuple[str, str, str, str]]:
-        """Each rung: its recipe, its verdict, what came of it, and what it took."""
+    def ladder(self) -> list[tuple[str, ...]]:
+        """Each rung: recipe, verdict, drop or why there is none, SQNR, share of INT8, seconds."""
         return [
             (
                 one.recipe,
                 one.verdict.value if one.verdict else "not carried out",
                 text.tried_words(one),
+                "" if one.drop is None else text.decibels(one.sqnr_db),
+                "" if one.int8_share is None else text.percent(one.int8_share),
                 text.seconds(one.seconds),
             )
             for one in self.report.tried

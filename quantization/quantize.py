@@ -26,7 +26,7 @@ from asdic.quantization.calibration import SAMPLES, DataRules, Inputs, read_inpu
 from asdic.quantization.examples import examples_of
 from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
-from asdic.quantization.judge import open_runner
+from asdic.quantization.judge import finite_or_none, open_runner
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
 from asdic.quantization.progress import Stage, silent
@@ -41,7 +41,7 @@ from asdic.quantization.provenance import (
     tool_versions,
 )
 from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
-from asdic.quantization.report import QuantizationReport, finite_or_none, read_report
+from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.slices import worst_slice
 from asdic.quantization.source import Reading, read_source
 from asdic.quantization.speed import Speed, measure_speed

@@ -6,7 +6,6 @@ Published as a JSON schema in ``docs/report.schema.json``; what each figure mean
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -157,8 +156,3 @@ def report_schema() -> dict[str, Any]:
         "title": REPORT_FORMAT,
         **msgspec.json.schema(QuantizationReport),
     }
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return ``value`` as JSON can hold it: infinity (equal tensors) becomes None."""
-    return value if math.isfinite(value) else None

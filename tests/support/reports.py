@@ -77,6 +77,8 @@ _REPORT: Final = QuantizationReport(
             verdict=Verdict.PASS,
             drop=0.2,
             ci95=(0.1, 0.4),
+            sqnr_db=38.0,
+            int8_share=0.97,
             seconds=75.0,
         ),
     ),
