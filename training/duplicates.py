@@ -5,7 +5,7 @@ has seen the answer. Equal bytes are easy; a crop, another scale or a second exp
 
 An image is compared by its thumbnail and by the thumbnail's fine detail, as correlations, so
 that size, gain and offset do not matter. The limits are those of ``benchmarks/near_duplicates.py``,
-which holds them against pairs that people marked.
+which holds them against marked pairs of real images.
 """
 
 from __future__ import annotations
