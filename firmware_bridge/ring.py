@@ -6,8 +6,8 @@ the old one stays valid for those who still have it mapped.
 
 Order of loads and stores. Python has no memory fences, and needs none on x86, which keeps loads in
 order and stores in order. ARM does not, so between two accesses whose order matters ``Words.fence``
-gives a lock back and takes it again. That is a release and then an acquire of one word, which C11
-(and ARMv8: a store-release, then a load-acquire) keeps in order with everything before and after.
+takes a lock twice. In between it is given back and taken again: a store-release and then a
+load-acquire, which ARMv8 keeps in order with everything before the one and after the other.
 CPython's locks are such on every version: POSIX semaphores up to 3.12, compare-and-exchange since.
 """
 
@@ -83,7 +83,6 @@ class Words:
     def __init__(self, memory: mmap.mmap) -> None:
         self._words = memoryview(memory).cast("Q")
         self._lock = threading.Lock()
-        self._lock.acquire()
 
     def load(self, index: int) -> int:
         """Return a word."""
@@ -97,9 +96,11 @@ class Words:
         self._words[index] = value
 
     def fence(self) -> None:
-        """Keep every access before this call before every access after it."""
-        self._lock.release()
-        self._lock.acquire()
+        """Keep every access before this call before every access after it, in any thread."""
+        with self._lock:
+            pass
+        with self._lock:
+            pass
 
 
 class MappedRing:
