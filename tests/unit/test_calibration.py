@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError, DataError
 from asdic.contract.variant import ArrayInput, ClassOutput, ImageInput, MaskOutput, TensorSpec
-from asdic.quantization.calibration import DataRules, read_inputs
+from asdic.quantization.calibration import DataAudit, DataRules, read_inputs
 from asdic.training.description import ModelDescription
 
 SIDE = 8
@@ -118,6 +118,31 @@ def test_an_image_on_both_sides_can_be_left_out_of_calibration(folder: Path) -> 
     assert "00.png and 40.png" in inputs.notes[0]
 
 
+def test_an_image_that_resembles_one_that_judges_is_refused(folder: Path) -> None:
+    _write(folder / "03.png", (_pixels(TRAIN) * 0.8 + 10).astype(np.uint8))
+    with pytest.raises(DataError, match=r"03\.png and 40\.png \(correlation 1\.000\)"):
+        read_inputs(folder, SEGMENTATION)
+
+
+def test_images_that_only_look_alike_are_named(folder: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 22, (SIDE, SIDE))
+    _write(folder / "03.png", np.clip(_pixels(TRAIN) + noise, 0, 255).astype(np.uint8))
+    inputs = read_inputs(folder, SEGMENTATION)
+    assert "1 sample(s) of 'train' look much like one of 'calib': 03.png and" in inputs.notes[0]
+    assert inputs.audit is not None
+    assert inputs.audit.resembling == 1
+
+
+def test_a_split_that_is_ours_keeps_what_looks_alike_on_one_side(tmp_path: Path) -> None:
+    for number in range(150):
+        pixels = _pixels(number // 2) if number % 2 else _pixels(number // 2) * 0.9 + 3
+        _write(tmp_path / f"{number:03}.png", pixels.astype(np.uint8))
+    inputs = read_inputs(tmp_path, SEGMENTATION)
+    names = {int(case.name[:3]) for case in inputs.cases}
+    assert names == {number ^ 1 for number in names}
+    assert inputs.notes == ()
+
+
 def test_splits_that_are_one_and_the_same_are_refused(folder: Path) -> None:
     for number in range(TRAIN):
         _write(folder / f"{number:02}.png", _pixels(TRAIN + number % CALIB))
@@ -170,3 +195,86 @@ def test_a_model_that_takes_no_image_is_refused(folder: Path) -> None:
     )
     with pytest.raises(DataError, match=r"takes the array x \(1, 4\); give an \.npz"):
         read_inputs(folder, description)
+
+
+def test_columns_of_the_table_become_facts_of_the_cases(folder: Path) -> None:
+    inputs = read_inputs(_with_column(folder, "site", "AB"), SEGMENTATION)
+    assert {(case.facts["site"], case.facts["label"]) for case in inputs.cases} == {
+        ("A", "malignant"),
+        ("B", "benign"),
+    }
+
+
+def test_the_classes_of_a_classifier_are_no_facts(folder: Path) -> None:
+    assert not any("label" in case.facts for case in read_inputs(folder, CLASSIFICATION).cases)
+
+
+def test_a_column_with_too_many_values_is_no_fact(folder: Path) -> None:
+    inputs = read_inputs(_with_column(folder, "serial", [str(n) for n in range(99)]), SEGMENTATION)
+    assert not any("serial" in case.facts for case in inputs.cases)
+
+
+def test_columns_that_are_asked_for_are_the_only_facts(folder: Path) -> None:
+    rules = DataRules(group_columns=("serial",))
+    table = _with_column(folder, "serial", [str(n) for n in range(99)])
+    assert {tuple(one.facts) for one in read_inputs(table, SEGMENTATION, rules=rules).cases} == {
+        ("serial",)
+    }
+
+
+def test_a_column_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="has no column site to judge by; it has label"):
+        read_inputs(folder, SEGMENTATION, rules=DataRules(group_columns=("site",)))
+
+
+def test_constant_images_do_not_calibrate_and_are_named(folder: Path) -> None:
+    _write(folder / "05.png", np.full((SIDE, SIDE), 9, np.uint8))
+    inputs = read_inputs(folder, SEGMENTATION)
+    assert len(inputs.calibration) == TRAIN - 1
+    assert inputs.notes == ("1 sample(s) are constant and do not calibrate: 05.png",)
+
+
+def test_constant_images_alone_are_refused(folder: Path) -> None:
+    for number in range(TRAIN):
+        _write(folder / f"{number:02}.png", np.full((SIDE, SIDE), number, np.uint8))
+    with pytest.raises(DataError, match=r"every sample of the split 'train' .* is constant"):
+        read_inputs(folder, SEGMENTATION)
+
+
+def test_a_few_unreadable_files_can_be_left_out(folder: Path) -> None:
+    (folder / "03.png").write_bytes(b"not an image")
+    inputs = read_inputs(folder, SEGMENTATION, rules=DataRules(skip_unreadable=True))
+    assert "1 sample(s) cannot be used and are left out: 03.png is not an" in inputs.notes[0]
+    assert inputs.audit == DataAudit(
+        seen=TRAIN + CALIB, calibrating=TRAIN - 1, judging=CALIB, unreadable=1
+    )
+
+
+def test_many_unreadable_files_cannot_be_left_out(folder: Path) -> None:
+    for number in range(4):
+        (folder / f"{number:02}.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"4 of 74 .* cannot be used \(at most 5 % may be left out"):
+        read_inputs(folder, SEGMENTATION, rules=DataRules(skip_unreadable=True))
+
+
+def test_a_split_without_samples_that_calibrate_is_refused(folder: Path) -> None:
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace(",train", ",calib"))
+    with pytest.raises(DataError, match="has no samples in its split 'train'"):
+        read_inputs(folder, SEGMENTATION)
+
+
+def test_judges_without_a_label_among_others_are_counted(folder: Path) -> None:
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("50.png,malignant", "50.png,"))
+    inputs = read_inputs(folder, CLASSIFICATION)
+    assert len(inputs.cases) == CALIB - 1
+    assert "1 sample(s) of 'calib' have no label and do not judge" in inputs.notes
+
+
+def _with_column(folder: Path, name: str, values: Sequence[str]) -> Path:
+    """Add a column to the table whose values go round."""
+    head, *rows = (folder / "labels.csv").read_text().splitlines()
+    lines = [f"{row},{values[n % len(values)]}" for n, row in enumerate(rows)]
+    (folder / "labels.csv").write_text("\n".join([f"{head},{name}", *lines]) + "\n")
+    return folder

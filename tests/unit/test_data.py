@@ -114,6 +114,33 @@ def test_masks_of_0_and_1_and_of_0_and_255_mean_the_same(tmp_path, white):
     assert read_dataset(tmp_path).samples[0].read_mask().tolist() == [[0, 1]]
 
 
+def test_a_mask_of_class_numbers_is_not_taken_for_an_empty_one(tmp_path):
+    write(tmp_path / "a.png", np.zeros((1, 2), np.uint8))
+    write(tmp_path / "masks" / "a.png", np.array([[0, 3]], np.uint8))
+    (sample,) = read_dataset(tmp_path).samples
+    assert sample.read_reference("segmentation").tolist() == [[0, 3]]
+    with pytest.raises(DataError, match=r"mask of a\.png holds numbers up to 3; a mask of two"):
+        sample.read_mask()
+
+
+def test_an_undecided_image_goes_where_its_twin_is(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(8):
+        write(tmp_path / f"{number}.png", random.integers(0, 256, (16, 16), np.uint8))
+    write(tmp_path / "twin.png", cv2.imread(str(tmp_path / "0.png"), cv2.IMREAD_GRAYSCALE))
+    for side in ("train", "calib"):
+        rows = [
+            "file,split",
+            f"0.png,{side}",
+            *(f"{n}.png,train" for n in range(1, 8)),
+            "twin.png,",
+        ]
+        (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+        dataset = read_dataset(tmp_path)
+        assert dataset.samples[-1].split == side
+        assert dataset.drawn
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no data folder .*nowhere"):
         read_dataset(tmp_path / "nowhere")
