@@ -35,8 +35,9 @@ from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles, Tensors
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.kinds import FloatModel
+from asdic.quantization.sensitivity import Sensitivities
 
-_Result = TypeVar("_Result", Found, FloatFiles, QuantizedFiles)
+_Result = TypeVar("_Result", Found, FloatFiles, QuantizedFiles, Sensitivities)
 
 JOB_FILE: Final = "job.json"
 ANSWER_FILE: Final = "answer.json"
@@ -102,7 +103,17 @@ class QuantizeJob(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
     floats: tuple[str, ...] = ()
 
 
-Job: TypeAlias = ReadJob | ConvertJob | QuantizeJob
+class SensitivityJob(msgspec.Struct, frozen=True, kw_only=True, tag="sensitivity"):
+    """Measure which layers cost most if ``recipe`` makes them INT8."""
+
+    model: FloatFiles
+    source: Path
+    model_format: ModelFormat
+    recipe: str
+    calibration: Path
+
+
+Job: TypeAlias = ReadJob | ConvertJob | QuantizeJob | SensitivityJob
 
 
 def encode_job(job: Job) -> bytes:
@@ -195,6 +206,16 @@ class Workers:
         """
         what = f"the quantizer for {job.model_format.value}"
         return self._done(job, folder, QuantizedFiles, what)
+
+    def measure(self, job: SensitivityJob, folder: Path) -> Sensitivities:
+        """Return how sensitive the model's layers are; ``folder`` is made.
+
+        Raises:
+            MissingPackageError: A package is not installed.
+            QuantizationError: The tools failed, or died.
+        """
+        what = f"the measurement of layers for {job.model_format.value}"
+        return self._done(job, folder, Sensitivities, what)
 
     def stop(self) -> None:
         """End what runs. Whoever waits for it gets a ``QuantizationError``."""

@@ -1,11 +1,16 @@
-"""Climbing a ladder of recipes until the gate passes."""
+"""Climbing a ladder of recipes until the gate passes.
+
+Above the recipes of the table come rungs that leave the most sensitive layers float, fewest
+first, until less than half of the model is INT8.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -16,33 +21,44 @@ from asdic.device.runner.postprocess import Prediction
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.drop import Drop
-from asdic.quantization.gate import Verdict, verdict_of
-from asdic.quantization.job import ConvertJob, QuantizeJob, Workers
+from asdic.quantization.gate import Verdict, fewest_to_pass, verdict_of
+from asdic.quantization.graphs.graph import int8_share, open_graph
+from asdic.quantization.job import ConvertJob, QuantizeJob, SensitivityJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge, open_runner
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
+from asdic.quantization.sensitivity import Sensitivities
+
+_RANKS: Final = (Verdict.PASS, Verdict.UNDECIDED, Verdict.FAIL, Verdict.NOT_QUANTIZED)
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """A rung that was tried: its recipe, the verdict or why there is none, and what it took.
 
-    ``sqnr_db`` is None also where INT8's answers equal FP32's. ``int8_share`` is 0 to 1.
+    ``floats`` are the layers that it leaves float, the most sensitive first; ``sqnr_db`` compares
+    the model's outputs, None where they are equal; ``int8_share`` is that of the
+    multiply-accumulates. ``notes`` say what else is to be known about it.
     """
 
     recipe: str
     verdict: Verdict | None
     drop: float | None = None
     ci95: tuple[float, float] | None = None
-    sqnr_db: float | None = None
-    int8_share: float | None = None
     reason: str = ""
     seconds: float = 0.0
+    sqnr_db: float | None = None
+    int8_share: float | None = None
+    floats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rung:
-    """A recipe carried out: its files in ``folder``, judged. ``model`` describes their tensors."""
+    """A recipe carried out: its files in ``folder``, judged. ``model`` describes their tensors.
+
+    ``int8_share`` is the share of the multiply-accumulates that are INT8, 0 to 1.
+    """
 
     recipe: Recipe
     folder: Path
@@ -51,6 +67,13 @@ class Rung:
     judgement: Judgement
     drop: Drop
     verdict: Verdict
+    int8_share: float
+    floats: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> tuple[int, float, float]:
+        """Where it stands among others, the best first: by verdict, drop at worst, and SQNR."""
+        return _RANKS.index(self.verdict), self.drop.high, -self.judgement.sqnr_db
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -60,11 +83,17 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Climb:
-    """The best rung, all that were tried on the way, and the float twin's files."""
+    """The best rung, all that were tried on the way, and the float twin's files.
+
+    ``sensitivities`` is None where the climb ended before any were measured; ``remarks`` say why
+    it ended where it did, if that is not plain.
+    """
 
     best: Rung
     tried: tuple[Tried, ...]
     float_paths: tuple[Path, ...]
+    sensitivities: Sensitivities | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +101,9 @@ class Ladder:
     """What is climbed: the recipes of one format, and what judges them.
 
     ``calibration`` is the file that ``job.write_calibration`` wrote; ``limit`` the drop in points
-    that is allowed; ``runtime`` the one that answers here. What is in ``folder`` already, from a
-    climb that was interrupted, is used again.
+    that is allowed; ``runtime`` the one that answers here. ``floats`` are the rungs above
+    ``recipes``: the best so far with that many of the most sensitive layers in float. What is in
+    ``folder`` already, from a climb that was interrupted, is used again.
     """
 
     model: FloatModel
@@ -86,11 +116,15 @@ class Ladder:
     calibration: Path
     folder: Path
     workers: Workers
+    floats: Sequence[int] = ()
+    max_rung: int | None = None
 
     def climb(self, stage: Stage) -> Climb:
         """Try the recipes in order and stop at the first that passes.
 
-        Without one that passes, the best is the one with the lowest upper bound of the drop.
+        Without one that passes, the best is by verdict (undecided, fail, not quantized), then by
+        the upper bound of the drop. A recipe that cannot be carried out does not end the climb.
+        It ends undecided where no recipe, however good, could pass with so few samples.
 
         Raises:
             UnsupportedModelError: The format cannot express the model, whatever the recipe.
@@ -98,50 +132,59 @@ class Ladder:
                 carried out; the last one's reason.
         """
         stage(self.model_format.value, "converting")
-        source = self.folder / "float"
         job = ConvertJob(
             model=self.model, model_format=self.model_format, calibration=self.calibration
         )
-        model = self.workers.convert(job, source)
-        paths = [source / name for name in model.files]
+        model = self.workers.convert(job, self._source)
+        paths = tuple(self._source / name for name in model.files)
         fp32 = self._answers(model, paths, stage, "asking the float model")[0]
-        rungs: list[Rung] = []
-        tried: list[Tried] = []
-        reason: QuantizationError | None = None
-        for recipe in self.recipes:
-            started = time.monotonic()
-            try:
-                rung = self._rung(recipe, model, fp32, stage)
-            except UnsupportedModelError:
-                raise
-            except QuantizationError as error:
-                reason = error
-                tried.append(_failed(recipe, error, time.monotonic() - started))
-                continue
-            rungs.append(rung)
-            tried.append(_tried(rung, time.monotonic() - started))
-            if rung.verdict is Verdict.PASS:
-                break
-        if not rungs:
-            raise reason or QuantizationError("there is no recipe to try")
-        best = min(rungs, key=lambda rung: (rung.verdict is not Verdict.PASS, rung.drop.high))
+        ascent = _Ascent(ladder=self, model=model, fp32=fp32, stage=stage)
+        ascent.climb()
+        if not ascent.rungs:
+            raise ascent.reason or QuantizationError("there is no recipe to try")
         return Climb(
-            best=best,
-            tried=tuple(tried),
-            float_paths=tuple(paths),
+            best=min(ascent.rungs, key=lambda rung: rung.rank),
+            tried=tuple(ascent.tried),
+            float_paths=paths,
+            sensitivities=ascent.sensitivities,
+            remarks=tuple(ascent.remarks),
         )
 
-    def _rung(
-        self, recipe: Recipe, model: FloatFiles, fp32: tuple[Prediction, ...], stage: Stage
+    @property
+    def _source(self) -> Path:
+        return self.folder / "float"
+
+    def sensitivities(self, recipe: Recipe, model: FloatFiles, stage: Stage) -> Sensitivities:
+        """Return how sensitive the layers are to a recipe, measured in a worker."""
+        stage(self.model_format.value, "measuring which layers are sensitive")
+        plain = recipe.with_floats(0)
+        job = SensitivityJob(
+            model=model,
+            source=self._source,
+            model_format=self.model_format,
+            recipe=plain.name,
+            calibration=self.calibration,
+        )
+        return self.workers.measure(job, self.folder / f"sensitivity-{plain.name}")
+
+    def rung(
+        self,
+        recipe: Recipe,
+        model: FloatFiles,
+        fp32: tuple[Prediction, ...],
+        stage: Stage,
+        floats: tuple[str, ...] = (),
     ) -> Rung:
+        """Return one recipe carried out and judged, with ``floats`` in float."""
         folder = self.folder / recipe.name
         stage(self.model_format.value, f"quantizing, {recipe.name}")
         job = QuantizeJob(
             model=model,
-            source=self.folder / "float",
+            source=self._source,
             model_format=self.model_format,
             recipe=recipe.name,
             calibration=self.calibration,
+            floats=floats,
         )
         files = self.workers.quantize(job, folder)
         paths = [folder / name for name in files.files]
@@ -149,6 +192,8 @@ class Ladder:
         metric = self.model.description.metric
         judgement = judge(self.inputs, fp32, int8, metric=metric, facts=facts)
         drop = judgement.pairing.drop(seed=self.seed)
+        with open_graph(self.model_format, paths) as graph:
+            share = int8_share(graph.layers)
         return Rung(
             recipe=recipe,
             folder=folder,
@@ -156,7 +201,9 @@ class Ladder:
             files=files,
             judgement=judgement,
             drop=drop,
-            verdict=verdict_of(drop, limit=self.limit),
+            verdict=verdict_of(drop, limit=self.limit, int8_share=share),
+            int8_share=share,
+            floats=floats,
         )
 
     def _answers(
@@ -165,6 +212,108 @@ class Ladder:
         cases = counted(self.inputs.cases, stage, self.model_format.value, text)
         with open_runner(self.runtime, paths, model) as runner:
             return answers_of(runner, cases), runner.facts()
+
+
+@dataclass(kw_only=True)
+class _Ascent:
+    """One climb of a ladder, and how far it came."""
+
+    ladder: Ladder
+    model: FloatFiles
+    fp32: tuple[Prediction, ...]
+    stage: Stage
+    rungs: list[Rung] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    reason: QuantizationError | None = None
+    sensitivities: Sensitivities | None = None
+
+    def climb(self) -> None:
+        for recipe in self.ladder.recipes:
+            if self._is_over():
+                return
+            self._try(recipe)
+        self._leave_layers_float()
+
+    def _leave_layers_float(self) -> None:
+        """Try the best recipe with ever more layers in float, until too little is INT8."""
+        if not self.rungs or not self.ladder.floats or self._is_over():
+            return
+        best = min(self.rungs, key=lambda rung: rung.rank).recipe
+        for count in self.ladder.floats:
+            if self._is_over() or not self._try(best.with_floats(count)):
+                return
+            if self.rungs[-1].verdict is Verdict.NOT_QUANTIZED:
+                self.remarks.append(
+                    f"with {count} layer(s) in float less than half of the multiply-accumulates "
+                    "are INT8: the climb ends there"
+                )
+                return
+
+    def _is_over(self) -> bool:
+        bound = self.ladder.max_rung
+        if bound is not None and len(self.tried) >= bound:
+            return True
+        if not self.rungs or self.rungs[-1].verdict is Verdict.PASS:
+            return bool(self.rungs)
+        return self._lacks_samples(self.rungs[-1].drop)
+
+    def _lacks_samples(self, drop: Drop) -> bool:
+        """Return whether more samples are needed rather than a better recipe.
+
+        So it is where the drop seems small enough, and even a recipe that flips no sample would
+        leave it undecided. A drop on a scale (Dice) has no such floor: less loss, less doubt.
+        """
+        limit = self.ladder.limit
+        if drop.flips is None or drop.mean > limit or limit <= 0.0:
+            return False
+        fewest = fewest_to_pass(limit)
+        if drop.samples >= fewest:
+            return False
+        remark = (
+            f"no recipe can pass with {drop.samples} samples, at least {fewest} are needed to "
+            f"show a drop of at most {limit:g} points: the climb ends there"
+        )
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+        return True
+
+    def _try(self, recipe: Recipe) -> bool:
+        """Return whether the recipe was tried: there may be fewer layers than it leaves float."""
+        started = time.monotonic()
+        floats: tuple[str, ...] = ()
+        try:
+            if recipe.floats:
+                floats = self._most_sensitive(recipe)
+            rung = self.ladder.rung(recipe, self.model, self.fp32, self.stage, floats)
+        except UnsupportedModelError:
+            raise
+        except _TooFewLayersError as error:
+            self.reason = error
+            self.remarks.append(str(error))
+            return False
+        except QuantizationError as error:
+            self.reason = error
+            self.tried.append(_failed(recipe, error, time.monotonic() - started))
+            return True
+        self.rungs.append(rung)
+        self.tried.append(_tried(rung, time.monotonic() - started))
+        return True
+
+    def _most_sensitive(self, recipe: Recipe) -> tuple[str, ...]:
+        if self.sensitivities is None:
+            self.sensitivities = self.ladder.sensitivities(recipe, self.model, self.stage)
+        floats = self.sensitivities.first(recipe.floats)
+        if len(floats) < recipe.floats:
+            raise _TooFewLayersError(
+                f"{recipe.name}: only {len(floats)} layers were found to matter; ask for fewer "
+                "in float"
+            )
+        return floats
+
+
+class _TooFewLayersError(QuantizationError):
+    """There are not as many layers to leave float."""
 
 
 def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError:
@@ -182,7 +331,9 @@ def _tried(rung: Rung, seconds: float) -> Tried:
         drop=rung.drop.mean,
         ci95=(rung.drop.low, rung.drop.high),
         sqnr_db=finite_or_none(rung.judgement.sqnr_db),
-        int8_share=rung.files.int8_share,
+        int8_share=rung.int8_share,
+        floats=rung.floats,
+        notes=rung.files.notes,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import AsdicError, ConfigError
+from asdic.contract.errors import AsdicError, ConfigError, QuantizationError
 from asdic.contract.files import canonical_json
 from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
@@ -40,7 +40,7 @@ from asdic.quantization.provenance import (
     runs_here,
     tool_versions,
 )
-from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
+from asdic.quantization.recipe import FLOATS, Recipe, ladder_for, parse_recipe
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.slices import worst_slice
 from asdic.quantization.source import Reading, read_source
@@ -210,6 +210,7 @@ class _Run:
             "material": self._material,
             "target": target,
             "recipes": [one.name for one in self.recipes[target.model_format]],
+            "max_rung": self.options.max_rung,
             "limit": self.limit,
             "max_drop": self.options.max_drop,
             "allow_fail": self.options.allow_fail,
@@ -259,6 +260,8 @@ class _Run:
                 calibration=calibration,
                 folder=folder / target.model_format.value,
                 workers=workers,
+                floats=FLOATS if self.options.recipe is None else (),
+                max_rung=self.options.max_rung,
             )
             for target in targets
         }
@@ -268,7 +271,8 @@ class _Run:
     ) -> QuantizationReport:
         speed = self._speed(target, climb)
         about = remarks_for(target, labelled=self.inputs.labelled)
-        remarks = (*self.inputs.notes, *about, *parser_remarks)
+        remarks = (*self.inputs.notes, *about, *climb.remarks, *climb.best.files.notes)
+        remarks += tuple(parser_remarks)
         report = self._report(target, climb, speed, remarks)
         self.stage(target.name, "writing")
         write_variant(
@@ -315,7 +319,12 @@ class _Run:
             target=target.name,
             recipe=rung.recipe.name,
             verdict=rung.verdict,
-            summary=describe_verdict(drop, limit=self.limit, what=_LOSS[self.inputs.labelled]),
+            summary=describe_verdict(
+                drop,
+                limit=self.limit,
+                what=_LOSS[self.inputs.labelled],
+                int8_share=rung.int8_share,
+            ),
             metric=judgement.metric,
             labelled=self.inputs.labelled,
             limit=self.limit,
@@ -330,7 +339,7 @@ class _Run:
             worst_slice=worst_slice(slices),
             empty=judgement.empty,
             sqnr_db=finite_or_none(judgement.sqnr_db),
-            int8_share=rung.files.int8_share,
+            int8_share=rung.int8_share,
             bytes_fp32=_bytes(climb.float_paths),
             bytes_int8=_bytes(rung.paths),
             latency_ratio=with_all.ratio if with_all else None,
@@ -392,7 +401,7 @@ def _judged_by(metric: str | None, model: FloatModel) -> FloatModel:
 
 def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
     if options.recipe is None:
-        return LADDERS[model_format][: options.max_rung]
+        return ladder_for(model_format, cpu_features())
     return (parse_recipe(options.recipe, model_format),)
 
 
@@ -403,6 +412,9 @@ def _refuse_failed(
         best = climbs[target.model_format].best
         if best.verdict is Verdict.FAIL:
             raise accuracy_drop(target.name, best, limit=limit)
+        if best.verdict is Verdict.NOT_QUANTIZED:
+            summary = describe_verdict(best.drop, limit=limit, int8_share=best.int8_share)
+            raise QuantizationError(f"{target.name}: {summary}")
 
 
 def _parser_remarks(climbs: Mapping[ModelFormat, Climb]) -> dict[ModelFormat, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,14 @@ import msgspec
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, read_bounded, sha256_of, write_file
 from asdic.device.process import end_with_parent
-from asdic.quantization.backends.backend import BACKENDS, Backend, FloatFiles, QuantizedFiles, Write
+from asdic.quantization.backends.backend import (
+    BACKENDS,
+    Backend,
+    FloatFiles,
+    QuantizedFiles,
+    Tensors,
+    Write,
+)
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.job import (
     ANSWER_FILE,
@@ -30,11 +38,13 @@ from asdic.quantization.job import (
     Job,
     QuantizeJob,
     ReadJob,
+    SensitivityJob,
     decode_job,
     failure_of,
     read_calibration,
 )
 from asdic.quantization.recipe import parse_recipe
+from asdic.quantization.sensitivity import SAMPLES, Measurement, Sensitivities
 
 _JOB_LIMIT_BYTES: Final = 8 << 20
 
@@ -67,7 +77,7 @@ def _wants_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _result(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles:
+def _result(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles | Sensitivities:
     match job:
         case ReadJob():
             return _read(job, folder)
@@ -75,6 +85,8 @@ def _result(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles:
             return _converted(job, folder)
         case QuantizeJob():
             return _quantized(job, folder)
+        case SensitivityJob():
+            return _measured(job, folder)
 
 
 def _read(job: ReadJob, folder: Path) -> Found:
@@ -100,11 +112,11 @@ def _read(job: ReadJob, folder: Path) -> Found:
 
             return from_program(job.path, folder, job.shapes)
         case FrontEnd.TORCHSCRIPT:
-            from asdic.quantization.frontends.torch import from_torchscript
+            from asdic.quantization.frontends.torchscript import from_torchscript
 
             return from_torchscript(job.path, folder, job.shapes, job.size)
         case FrontEnd.FACTORY:
-            from asdic.quantization.frontends.torch import from_factory
+            from asdic.quantization.frontends.factory import from_factory
 
             sys.path.insert(0, str(Path.cwd()))  # as where the person stands
             return from_factory(job.factory, job.weights, folder, job.shapes)
@@ -122,14 +134,26 @@ def _converted(job: ConvertJob, folder: Path) -> FloatFiles:
 
 
 def _quantized(job: QuantizeJob, folder: Path) -> QuantizedFiles:
-    return _write_of(job)(folder, job.floats)
+    return _write_of(job, read_calibration(job.calibration))(folder, job.floats)
 
 
-def _write_of(job: QuantizeJob) -> Write:
+def _measured(job: SensitivityJob, folder: Path) -> Sensitivities:
+    samples = read_calibration(job.calibration)[:SAMPLES]
+    measurement = Measurement(
+        model=job.model,
+        source=job.source,
+        model_format=job.model_format,
+        samples=samples,
+        write=_write_of(job, samples),
+    )
+    return measurement.sensitivities(folder)
+
+
+def _write_of(job: QuantizeJob | SensitivityJob, calibration: Sequence[Tensors]) -> Write:
     module, function = BACKENDS[job.model_format].split(":")
     backend: Backend = getattr(importlib.import_module(module), function)
     recipe = parse_recipe(job.recipe, job.model_format)
-    return backend(job.model, job.source, read_calibration(job.calibration), recipe)
+    return backend(job.model, job.source, calibration, recipe)
 
 
 def _be_private() -> None:
