@@ -133,7 +133,9 @@ def _changes(lows: NDArray[np.float64], highs: NDArray[np.float64]) -> NDArray[n
     """Return how far the ranges after each input are from the last ones, (inputs, layers)."""
     width = highs[-1] - lows[-1]
     distance = np.maximum(lows - lows[-1], highs[-1] - highs)
-    return np.divide(distance, width, out=np.zeros_like(distance), where=width > 0.0)
+    change = np.zeros(distance.shape)
+    np.divide(distance, width, out=change, where=width > 0.0)
+    return change
 
 
 def _stable_after(change: NDArray[np.float64]) -> int | None:

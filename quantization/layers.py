@@ -97,8 +97,7 @@ class _Sums:
     product: float = 0.0
     numbers: int = 0
     saturated: int = 0
-    lowest: int | None = None
-    highest: int | None = None
+    codes_seen: tuple[int, int] | None = None
 
     def add(
         self, exact: NDArray[np.float32], rounded: NDArray[np.float32], codes: Codes | None
@@ -123,14 +122,16 @@ class _Sums:
             (found == codes.high) & (exact > high + half)
         )
         self.saturated += int(np.count_nonzero(beyond))
-        lowest, highest = int(found.min()), int(found.max())
-        self.lowest = lowest if self.lowest is None else min(self.lowest, lowest)
-        self.highest = highest if self.highest is None else max(self.highest, highest)
+        lowest, highest = self.codes_seen or (codes.high, codes.low)
+        self.codes_seen = (min(lowest, int(found.min())), max(highest, int(found.max())))
 
 
 def _quality(layer: Layer, sums: _Sums, weights_sqnr_db: float | None) -> LayerQuality:
-    codes, lowest, highest = layer.codes, sums.lowest, sums.highest
-    seen = codes is not None and lowest is not None and highest is not None
+    saturation = range_use = None
+    if layer.codes is not None and sums.codes_seen is not None:
+        lowest, highest = sums.codes_seen
+        saturation = sums.saturated / sums.numbers
+        range_use = (highest - lowest + 1) / layer.codes.count
     return LayerQuality(
         name=layer.name,
         kind=layer.kind,
@@ -138,8 +139,8 @@ def _quality(layer: Layer, sums: _Sums, weights_sqnr_db: float | None) -> LayerQ
         int8=layer.is_int8,
         sqnr_db=_finite(decibel(sums.signal, sums.noise)),
         cosine=_cosine(sums),
-        saturation=sums.saturated / sums.numbers if seen else None,
-        range_use=(highest - lowest + 1) / codes.count if seen else None,
+        saturation=saturation,
+        range_use=range_use,
         weights_sqnr_db=weights_sqnr_db,
     )
 

@@ -44,7 +44,9 @@ class LiteRtEngine:
         interpreter_class, self.version = _library()
         path = files[0]
         try:
-            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+            self._interpreter = interpreter_class(
+                model_path=str(path), num_threads=threads, **self._options()
+            )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ReleaseError(f"LiteRT cannot load {path}: {_first_line(error)}") from error
@@ -72,6 +74,10 @@ class LiteRtEngine:
     def close(self) -> None:
         """Free the model."""
         self._interpreter = None
+
+    def _options(self) -> dict[str, Any]:
+        """Return what else the interpreter is told: nothing, but by an engine made of this one."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,8 @@ class OpenVinoEngine:
         self.version: str = self._library.get_version().split("-")[0]
         device = execution_device.upper()
         core = self._library.Core()
-        compiled, self.build = _compiled(core, files[0], threads, device)
+        settings = {**_settings(device, threads), **self._options()}
+        compiled, self.build = _compiled(core, files[0], device, settings)
         plugin = next(iter(core.get_versions(device).values()))
         self.delegate = f"{plugin.description} {plugin.build_number.split('-releases/')[0]}"
         self.inputs = tuple(_spec(port, files[0]) for port in compiled.inputs)
@@ -78,6 +79,10 @@ class OpenVinoEngine:
         self._requests = []
         self._compiled = None
 
+    def _options(self) -> dict[str, Any]:
+        """Return more of OpenVINO's properties: none, but by an engine made of this one."""
+        return {}
+
     def _bind(self, into: Tensors) -> Any:
         """Return a request of its own that writes to the arrays of ``into``."""
         if self._bound is None:
@@ -102,14 +107,14 @@ def _library() -> Any:
     return openvino
 
 
-def _compiled(core: Any, path: Path, threads: int, device: str) -> tuple[Any, Build]:
+def _compiled(core: Any, path: Path, device: str, settings: dict[str, Any]) -> tuple[Any, Build]:
     if device not in {name.split(".")[0] for name in core.available_devices}:
         found = ", ".join(core.available_devices)
         raise ConfigError(f"OpenVINO finds no {device} on this machine, only: {found}")
     try:
         model = core.read_model(str(path))
         started = time.perf_counter()
-        compiled = core.compile_model(model, device, _settings(device, threads))
+        compiled = core.compile_model(model, device, settings)
         return compiled, build_of(compiled, time.perf_counter() - started)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()

@@ -120,7 +120,7 @@ class _Reading(Reading):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.ports: dict[str, Any] = {}
-        self._batch = batch_of(tuple(port.get_shape()) for port in model.inputs)
+        self._batch = batch_of(map(_shape, model.inputs))
         for node in model.get_ordered_ops():
             self._take(node, [one.get_source_output() for one in node.inputs()])
 
@@ -153,7 +153,7 @@ class _Reading(Reading):
                 kind=_kind(node, has_weights=weights is not None),
                 inputs=tuple(self.sources[one] for one in active),
                 output=_id(node.output(0)),
-                shape=tuple(node.output(0).get_shape()),
+                shape=_shape(node.output(0)),
                 macs=_macs(node) // self._batch,
                 is_int8=is_int8,
                 joins=len(active) == 1 and (kind in _ACTIVATIONS or kind == "Add"),
@@ -176,11 +176,10 @@ def _macs(node: Any) -> int:
     kind = node.get_type_name()
     if kind != "MatMul" and kind not in _MACS:
         return 0
-    taken, weights = (tuple(node.input_value(number).get_shape()) for number in (0, 1))
-    answer = tuple(node.output(0).get_shape())
+    taken, weights, answer = map(_shape, (node.input_value(0), node.input_value(1), node.output(0)))
     if kind == "MatMul":
         axis = -2 if node.get_attributes()["transpose_a"] else -1
-        return math.prod(answer) * int(taken[axis])
+        return math.prod(answer) * taken[axis]
     return _MACS[kind](taken, weights, answer)
 
 
@@ -220,11 +219,11 @@ def _real(port: Any) -> NDArray[Any]:
         case "Convert":
             return taken[0].astype(np.float32)
         case "Multiply":
-            return np.multiply(taken[0], taken[1])
+            return np.asarray(taken[0] * taken[1])
         case "Subtract":
-            return np.subtract(taken[0], taken[1])
+            return np.asarray(taken[0] - taken[1])
         case "Reshape":
-            return taken[0].reshape(tuple(port.get_shape()))
+            return taken[0].reshape(_shape(port))
         case "FakeQuantize":
             return _rounded(taken, int(node.get_attributes()["levels"]))
         case other:
@@ -240,6 +239,10 @@ def _rounded(taken: list[NDArray[Any]], levels: int) -> NDArray[Any]:
 
 def _is_real(node: Any) -> bool:
     return bool(node.get_output_element_type(0).get_type_name() == "f32")
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    return tuple(int(side) for side in port.get_shape())
 
 
 def _id(port: Any) -> str:
