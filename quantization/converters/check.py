@@ -16,7 +16,7 @@ from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.metrics import sqnr_db
 from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors
-from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.frontends.torch import program_of
 from asdic.quantization.kinds import FloatModel, SourceKind
 
 _OWN_RUNTIMES: Final = MappingProxyType(
@@ -85,6 +85,6 @@ def _torchs_answers(model: FloatModel, tensors: Tensors) -> Sequence[NDArray[np.
 
     arguments = [torch.from_numpy(tensors[spec.name]) for spec in model.description.inputs]
     with torch.no_grad():
-        answers: Any = read_program(model.path).module()(*arguments)
+        answers: Any = program_of(model.path, model.description.inputs).module()(*arguments)
     answers = answers if isinstance(answers, list | tuple) else (answers,)
     return [answer.numpy() for answer in answers]

@@ -13,11 +13,12 @@ import msgspec
 from asdic.contract.errors import MissingPackageError, UnsupportedModelError
 from asdic.contract.files import write_file
 from asdic.contract.variant import ImageInput, InputRule, MaskOutput, OutputRule, TensorSpec
-from asdic.quantization.backends.backend import FloatFiles, unsupported
+from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.converters.onnx import simplified
 from asdic.quantization.frontends.tflite import named_signature, renamed
-from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.frontends.torch import program_of
 from asdic.quantization.kinds import FloatModel
+from asdic.quantization.refusal import unsupported
 
 _Rule = TypeVar("_Rule", InputRule, OutputRule)
 
@@ -27,7 +28,7 @@ _SIMPLE: Final = "simplified.onnx"
 
 def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     """Write ``float.tflite`` from an exported program, with images channels-last."""
-    program = read_program(model.path)
+    program = program_of(model.path, model.description.inputs)
     write_file(folder / FILE, _converted(model, program.module(), program))
     return _channels_last(model)
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
-from asdic.quantization.backends.backend import FloatFiles, strip_onnx, unsupported
+from asdic.quantization.backends.backend import FloatFiles, strip_onnx
 from asdic.quantization.frontends.tflite import tensor_names
-from asdic.quantization.frontends.torch import read_program
+from asdic.quantization.frontends.torch import program_of
 from asdic.quantization.kinds import FloatModel
+from asdic.quantization.refusal import unsupported
 from asdic.training.description import ModelDescription
 
 FILE: Final = "float.onnx"
@@ -103,7 +104,7 @@ def _exported(model: FloatModel) -> bytes:
         import torch
     except ImportError as error:
         raise MissingPackageError(error.name or "onnxscript", "quantize") from error
-    program = read_program(model.path)
+    program = program_of(model.path, model.description.inputs)
     examples = tuple(torch.zeros(spec.shape) for spec in model.description.inputs)
     try:
         with warnings.catch_warnings():

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from asdic.contract.errors import MissingPackageError
-from asdic.quantization.backends.backend import FloatFiles, unsupported
+from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.frontends.tflite import tensor_names
-from asdic.quantization.frontends.torch import read_program
-from asdic.quantization.kinds import FloatModel
+from asdic.quantization.frontends.torch import program_of
+from asdic.quantization.kinds import FloatModel, SourceKind
+from asdic.quantization.refusal import unsupported
 
 FILES: Final = ("float.xml", "float.bin")
 
@@ -18,7 +19,7 @@ FILES: Final = ("float.xml", "float.bin")
 def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     """Write ``float.xml/.bin`` from an exported program."""
     openvino = _openvino()
-    program = read_program(model.path)
+    program = program_of(model.path, model.description.inputs)
     try:
         graph = openvino.convert_model(program)
     except Exception as error:
@@ -47,7 +48,15 @@ def _read(openvino: Any, model: FloatModel) -> Any:
     try:
         return openvino.convert_model(str(model.path))
     except Exception as error:
-        raise unsupported(error, converter="OpenVINO") from error
+        raise unsupported(error, converter="OpenVINO", graph=_onnx_graph(model)) from error
+
+
+def _onnx_graph(model: FloatModel) -> Any:
+    if model.kind is not SourceKind.ONNX:
+        return None
+    import onnx
+
+    return onnx.load(model.path, load_external_data=False).graph
 
 
 def _written(

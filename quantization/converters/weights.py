@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from asdic.contract.errors import QuantizationError
 from asdic.contract.files import read_bounded
-from asdic.quantization.frontends.onnx import MODEL_LIMIT_BYTES
+from asdic.quantization.frontends.sizes import MODEL_LIMIT_BYTES
 from asdic.quantization.frontends.torch import read_program
 from asdic.quantization.kinds import FloatModel, SourceKind
 

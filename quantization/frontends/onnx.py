@@ -8,15 +8,13 @@ from typing import Any, Final
 
 from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
 from asdic.contract.variant import TensorSpec
-from asdic.quantization.backends.backend import unsupported
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.frontends.shapes import Dimension, Shapes, check_names, fixed_shape
+from asdic.quantization.frontends.sizes import MODEL_LIMIT_BYTES, check_size
 from asdic.quantization.kinds import SourceKind
+from asdic.quantization.refusal import first_line, unsupported
 
 FILE: Final = "model.onnx"
-MODEL_LIMIT_BYTES: Final = (2 << 30) - (1 << 20)
-"""Protobuf's own limit, with some room."""
-
 OPSET_AT_LEAST: Final = 13
 """Quantization per channel needs it (onnx.ai, DequantizeLinear)."""
 
@@ -49,8 +47,7 @@ def from_onnx(path: Path, folder: Path, shapes: Shapes) -> Found:
 
 
 def _loaded(onnx: Any, path: Path) -> Any:
-    if path.stat().st_size > MODEL_LIMIT_BYTES:
-        raise ConfigError(f"{path} is larger than the {MODEL_LIMIT_BYTES} bytes allowed for it")
+    check_size(path)
     try:
         model = onnx.load(path, load_external_data=False)
         _check_external(onnx, model, path)
@@ -59,7 +56,9 @@ def _loaded(onnx: Any, path: Path) -> Any:
     except (ConfigError, UnsupportedModelError):
         raise
     except Exception as error:  # protobuf's and ONNX's own, whatever the bytes are
-        raise ConfigError(f"{path} is not an ONNX model: {_first_line(error)}") from error
+        if "No Op registered" in str(error):
+            raise unsupported(error, converter="ONNX", graph=model.graph) from error
+        raise ConfigError(f"{path} is not an ONNX model: {first_line(error)}") from error
     return model
 
 
@@ -94,7 +93,7 @@ def _converted(onnx: Any, model: Any, path: Path) -> Any:
     except Exception as error:
         raise UnsupportedModelError(
             f"{path} has opset {_opset(model)} and cannot be brought to {_OPSET}: "
-            f"{_first_line(error)}; export it with opset {_OPSET}"
+            f"{first_line(error)}; export it with opset {_OPSET}"
         ) from error
 
 
@@ -162,7 +161,7 @@ def _fix_outputs(onnx: Any, model: Any, inputs: Sequence[TensorSpec], path: Path
             None, {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
         )
     except Exception as error:  # ONNX Runtime has a dozen of its own
-        raise unsupported(error, converter="ONNX Runtime") from error
+        raise unsupported(error, converter="ONNX Runtime", graph=model.graph) from error
     for value, answer in zip(model.graph.output, answers, strict=True):
         if getattr(answer, "dtype", None) != np.float32:
             kind = getattr(answer, "dtype", type(answer).__name__)
@@ -173,10 +172,6 @@ def _fix_outputs(onnx: Any, model: Any, inputs: Sequence[TensorSpec], path: Path
         value.CopyFrom(
             onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, answer.shape)
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _onnx() -> Any:

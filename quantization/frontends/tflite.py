@@ -14,12 +14,12 @@ from asdic.contract.files import read_bounded, write_file
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.frontends.shapes import Shapes, check_names, fixed_shape
+from asdic.quantization.frontends.sizes import MODEL_LIMIT_BYTES
 from asdic.quantization.kinds import SourceKind
 from asdic.training.description import ModelDescription
 
 FILE: Final = "model.tflite"
 SIGNATURE: Final = "serving_default"
-MODEL_LIMIT_BYTES: Final = 2 << 30
 
 
 def from_tflite(path: Path, folder: Path, shapes: Shapes) -> Found:
