@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdic.contract.errors import ConfigError, DataError
+from asdic.contract.variant import ClassOutput
+from asdic.device.metrics import judged_rule
 from asdic.device.runner.golden import LABELLED_AT_LEAST
 from asdic.device.runner.preprocess import prepare
 from asdic.quantization.samples import (
@@ -34,6 +36,9 @@ from asdic.training.sources import KnownSample, Samples, read_samples
 SAMPLES: Final = 64
 CASES_LIMIT: Final = 256
 """More judges than this make the interval hardly narrower and the wait long."""
+
+FLIPPING_CASES_LIMIT: Final = 1_024
+"""For samples that are right or wrong as a whole: half a point takes 765 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +136,7 @@ def read_inputs(
     if data is None:
         raise ConfigError("quantizing needs real samples; name them with --data")
     if samples < 1:
-        raise ConfigError(f"{samples} calibration images are too few; give at least 1")
+        raise ConfigError(f"{samples} calibration samples are too few; give at least 1")
     if Path(data).is_dir():
         check_folder_fits(description, str(data))
     chosen = rules or DataRules()
@@ -145,7 +150,7 @@ def read_inputs(
     pairs = _overlaps(found, sides, drop=chosen.drop_overlap)
     dropped = {pair.first for pair in pairs} if chosen.drop_overlap else set()
     random = np.random.default_rng(seed)
-    judging = _chosen(sides.judging, CASES_LIMIT, random)
+    judging = _chosen(sides.judging, _cases_limit(description), random)
     order = _chosen(sides.calibrating, len(sides.calibrating), random)
     calibrating = [number for number in order if number not in dropped][:samples]
     if not calibrating:
@@ -216,6 +221,11 @@ def _of_split(found: Samples, split: str) -> tuple[int, ...]:
     return numbers
 
 
+def _cases_limit(description: ModelDescription) -> int:
+    rule = judged_rule(description.postprocessing)
+    return FLIPPING_CASES_LIMIT if isinstance(rule, ClassOutput) else CASES_LIMIT
+
+
 def _overlaps(found: Samples, sides: _Sides, *, drop: bool) -> tuple[Pair, ...]:
     """Return the samples that may calibrate beside one that may judge and looks like it.
 
@@ -227,8 +237,9 @@ def _overlaps(found: Samples, sides: _Sides, *, drop: bool) -> tuple[Pair, ...]:
     if same and not drop:
         raise DataError(
             f"{len(same)} of {len(sides.calibrating)} samples that calibrate show the same as one "
-            f"that judges in {found.where}: {_named(found, same)}; give both the same group or "
-            "split in labels.csv, or leave them out of calibration with --drop-overlap"
+            f"that judges in {found.where}: {_named(found, same)}; put both on one side (give them "
+            "one `split`, in labels.csv or in the samples), or leave those that calibrate out with "
+            "--drop-overlap"
         )
     return pairs
 
@@ -272,7 +283,7 @@ def _case(sample: KnownSample, description: ModelDescription) -> Case:
 
 def _notes(found: Samples, audit: DataAudit, pairs: Sequence[Pair]) -> Iterator[str]:
     if audit.calibrating == 1:
-        yield "a single image calibrates: the ranges are a guess, give more with --samples"
+        yield "a single sample calibrates: the ranges are a guess, give more with --samples"
     if audit.overlapping:
         yield (
             f"{audit.overlapping} sample(s) of 'train' show the same as one of 'calib' and do not "

@@ -107,7 +107,7 @@ def _called(loader: str) -> Any:
     module, _, name = loader.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)
+        sys.path.append(here)  # last: a folder `onnx` here must not hide the package from asdic
     try:
         function = getattr(importlib.import_module(module), name)
     except ImportError as error:

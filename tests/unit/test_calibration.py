@@ -151,11 +151,11 @@ def test_splits_that_are_one_and_the_same_are_refused(folder: Path) -> None:
 
 
 def test_a_single_calibration_image_is_warned_of(folder: Path) -> None:
-    assert "a single image calibrates" in read_inputs(folder, SEGMENTATION, samples=1).notes[0]
+    assert "a single sample calibrates" in read_inputs(folder, SEGMENTATION, samples=1).notes[0]
 
 
 def test_no_calibration_image_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="0 calibration images are too few"):
+    with pytest.raises(ConfigError, match="0 calibration samples are too few"):
         read_inputs(folder, SEGMENTATION, samples=0)
 
 
