@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +13,10 @@ from asdic.cli.console import print_json, print_table
 if TYPE_CHECKING:
     from asdic.quantization.difference import Difference
     from asdic.quantization.report import QuantizationReport
+
+
+LAYERS_SHOWN: Final = 20
+SHOWN_DB: Final = 0.5
 
 
 @click.command()
@@ -97,10 +101,14 @@ def show(reports: Sequence[QuantizationReport]) -> None:
 
 
 def _show_difference(found: Difference) -> None:
-    from asdic.quantization.difference import describe
+    from asdic.quantization.difference import describe, describe_layer
 
     click.echo(f"A  {found.before}\nB  {found.after}")
     if found.conditions:
         rows = [(one.what, one.before, one.after) for one in found.conditions]
         print_table("what went in", ("", "A", "B"), rows)
     print_table("what came out", ("", "A", "B", "change"), map(describe, found.figures))
+    changed = [one for one in found.layers if one.change is None or abs(one.change) >= SHOWN_DB]
+    if changed:
+        shown = map(describe_layer, changed[:LAYERS_SHOWN])
+        print_table("layers, the worst change first", ("", "A", "B", "SQNR"), shown)

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from asdic.quantization import text
+from asdic.quantization.layers import LayerQuality
 from asdic.quantization.report import QuantizationReport
 from asdic.quantization.speed import Speed
 
@@ -42,14 +43,32 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     certain: bool | None
 
 
+class LayerChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer's SQNR in both reports, in dB; None where it is not known, or there is no layer.
+
+    ``int8_before`` and ``int8_after`` are None where the report has no layer of this name.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    change: float | None
+    int8_before: bool | None
+    int8_after: bool | None
+
+
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Report B against report A: ``before`` and ``after`` are their verdicts."""
+    """Report B against report A: ``before`` and ``after`` are their verdicts.
+
+    ``layers`` are paired by name, those that lost most first.
+    """
 
     format: str = DIFFERENCE_FORMAT
     before: str
     after: str
     conditions: tuple[Condition, ...]
     figures: tuple[Figure, ...]
+    layers: tuple[LayerChange, ...]
 
 
 def difference(before: QuantizationReport, after: QuantizationReport) -> Difference:
@@ -62,7 +81,14 @@ def difference(before: QuantizationReport, after: QuantizationReport) -> Differe
         after=text.headline(after),
         conditions=tuple(_conditions(before, after)),
         figures=(*_figures(before, after), *_times(before, after)),
+        layers=_layers(before, after),
     )
+
+
+def describe_layer(one: LayerChange) -> tuple[str, str, str, str]:
+    """Return a layer as cells for a person: its name, both SQNR and the change."""
+    words = "" if one.change is None else f"{one.change:+.1f} dB"
+    return one.name, _layer(one.before, one.int8_before), _layer(one.after, one.int8_after), words
 
 
 def describe(figure: Figure) -> tuple[str, str, str, str]:
@@ -154,6 +180,31 @@ def _times(before: QuantizationReport, after: QuantizationReport) -> Iterator[Fi
                 better="lower",
                 intervals=(ends(old[threads]), ends(new[threads])),
             )
+
+
+def _layers(before: QuantizationReport, after: QuantizationReport) -> tuple[LayerChange, ...]:
+    old, new = ({one.name: one for one in report.layers} for report in (before, after))
+    changes = [_layer_change(name, old.get(name), new.get(name)) for name in {**old, **new}]
+    return tuple(sorted(changes, key=lambda one: one.change or 0.0))
+
+
+def _layer_change(name: str, old: LayerQuality | None, new: LayerQuality | None) -> LayerChange:
+    before, after = (None if one is None else one.sqnr_db for one in (old, new))
+    return LayerChange(
+        name=name,
+        before=before,
+        after=after,
+        change=None if before is None or after is None else after - before,
+        int8_before=None if old is None else old.int8,
+        int8_after=None if new is None else new.int8,
+    )
+
+
+def _layer(sqnr_db: float | None, is_int8: bool | None) -> str:
+    if is_int8 is None:
+        return "no such layer"
+    words = "unknown" if sqnr_db is None else f"{sqnr_db:.1f} dB"
+    return words if is_int8 else f"{words}, float"
 
 
 def _figure(

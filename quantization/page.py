@@ -17,12 +17,14 @@ from asdic.contract.files import read_bounded
 from asdic.quantization import plots, text
 from asdic.quantization.examples import EXAMPLES_FOLDER
 from asdic.quantization.gate import Verdict
+from asdic.quantization.layers import LayerQuality
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.slices import Slice
 from asdic.quantization.speed import Speed
 
 PICTURE_LIMIT_BYTES: Final = 8 << 20
 WORST_SLICES: Final = 12
+WORST_LAYERS: Final = 8
 
 _FILTERS: Final = MappingProxyType(
     {
@@ -34,6 +36,7 @@ _FILTERS: Final = MappingProxyType(
         "seconds": text.seconds,
         "threads": text.threads_words,
         "data": text.data_words,
+        "audit": text.audit_words,
     }
 )
 
@@ -90,6 +93,7 @@ def page(exhibits: Sequence[Exhibit]) -> str:
         overview=_overview(reports),
         limits=sorted({report.limit for report in reports}),
         limit_slices=WORST_SLICES,
+        limit_layers=WORST_LAYERS,
     )
 
 
@@ -115,7 +119,21 @@ class _Section:
 
     @property
     def remarks(self) -> list[str]:
-        return [*text.false_alarms(self.report), *self.report.remarks]
+        simulation = text.simulation_words(self.report)
+        return [*simulation, *text.false_alarms(self.report), *self.report.remarks]
+
+    @property
+    def calibration_curve(self) -> Markup:
+        """How far the ranges are from the last ones, over the number of samples."""
+        audit = self.report.audit
+        if audit is None:
+            return Markup("")
+        return plots.curve(
+            [(one.samples, 100 * one.median) for one in audit.curve],
+            across="samples that calibrate",
+            up="% of a layer's range still missing (median)",
+            mark=audit.stable_after,
+        )
 
     @property
     def slices(self) -> list[tuple[Slice, Markup]]:
@@ -142,6 +160,29 @@ class _Section:
             )
             for one in self.report.tried
         ]
+
+    @property
+    def worst_layers(self) -> list[LayerQuality]:
+        """The layers whose SQNR is known, the worst first."""
+        known = [one for one in self.report.layers if one.sqnr_db is not None]
+        return sorted(known, key=lambda one: one.sqnr_db or 0.0)
+
+    @property
+    def layer_bars(self) -> Markup:
+        """The SQNR of each layer, in their order."""
+        layers = self.report.layers
+        values = [one.sqnr_db for one in layers]
+        return plots.bars(
+            values,
+            names=[f"{one.name}, {one.kind}" + ("" if one.int8 else ", float") for one in layers],
+            top=max((one for one in values if one is not None), default=1.0),
+            unit="dB",
+        )
+
+    @property
+    def total_macs(self) -> int:
+        """The multiply-accumulates of all layers."""
+        return sum(one.macs for one in self.report.layers)
 
     @property
     def speed(self) -> list[tuple[Speed, str, Markup]]:

@@ -13,11 +13,13 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import parse_json, read_bounded
+from asdic.quantization.audit import CalibrationAudit
 from asdic.quantization.calibration import DataAudit
 from asdic.quantization.examples import Example
 from asdic.quantization.gate import Verdict
 from asdic.quantization.judge import EmptyCases
 from asdic.quantization.ladder import Tried
+from asdic.quantization.layers import LayerQuality
 from asdic.quantization.provenance import Environment
 from asdic.quantization.slices import Slice
 from asdic.quantization.speed import Speed
@@ -25,6 +27,15 @@ from asdic.quantization.speed import Speed
 REPORT_FORMAT: Final = "asdic-report/1"
 REPORT_FILE: Final = "report.json"
 REPORT_LIMIT_BYTES: Final = 4 << 20
+
+
+class Simulation(msgspec.Struct, frozen=True, kw_only=True):
+    """The same INT8 file judged without this processor's INT8 kernels, in points and dB."""
+
+    judged_by: str
+    drop: float
+    ci95: tuple[float, float]
+    sqnr_db: float | None
 
 
 class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +52,11 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     ``speed`` is INT8 beside float on the same runtime, with one thread and with all; None where
     the target does not run here, and ``measure_with`` is then the command for the device.
     ``latency_ratio`` is the ratio with all threads. ``int8_share`` is the share of the
-    multiply-accumulates that are INT8. ``environment`` is what judged and what made the variant.
-    ``data`` says what became of the samples that were given.
+    multiply-accumulates that are INT8. ``simulation`` tells saturation in this processor's kernels
+    apart. ``environment`` is what judged and what made the variant.
+
+    ``layers`` are those of the INT8 file, in their order. ``data`` says what became of the
+    samples that were given, ``audit`` what those that calibrate are worth.
     ``examples`` are samples to look at, the worst first. ``model_digest`` and ``data_digest`` are
     those of the float model and of all samples; ``fingerprint`` stands for all that went in:
     equal fingerprints, equal variants.
@@ -75,6 +89,7 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     latency_ratio_ci95: tuple[float, float] | None
     speed: tuple[Speed, ...] | None = None
     measure_with: str = ""
+    simulation: Simulation | None = None
     judged_by: str
     simulated: bool
     environment: Environment
@@ -82,7 +97,9 @@ class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[str, ...]
     calibration_samples: int
     data: DataAudit | None = None
+    audit: CalibrationAudit | None = None
     tried: tuple[Tried, ...]
+    layers: tuple[LayerQuality, ...] = ()
     examples: tuple[Example, ...] = ()
     model_digest: str
     data_digest: str

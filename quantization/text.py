@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from asdic.quantization.audit import CalibrationAudit
 from asdic.quantization.calibration import DataAudit
 from asdic.quantization.gate import Verdict
 from asdic.quantization.ladder import Tried
@@ -17,6 +18,9 @@ from asdic.quantization.speed import Speed
 
 EQUAL: Final = "equal"
 """Instead of an infinite signal-to-noise ratio."""
+
+KERNELS_DB: Final = 3.0
+"""A difference that is worth a word: half as much noise."""
 
 Row = tuple[str, ...]
 
@@ -90,6 +94,9 @@ def _remarks(report: QuantizationReport) -> Iterator[str]:
         yield f"worst part: {slice_words(report.worst_slice)}"
     if report.data is not None:
         yield data_words(report.data)
+    if report.audit is not None:
+        yield audit_words(report.audit)
+    yield from simulation_words(report)
     yield from false_alarms(report)
     yield from report.remarks
 
@@ -120,6 +127,34 @@ def data_words(audit: DataAudit) -> str:
     rest = [f"{fates[one]} {words}" for one, words in _FATES.items() if fates[one]]
     chosen = f"{audit.calibrating} calibrate, {audit.judging} judge"
     return f"{audit.seen} samples: {', '.join([chosen, *rest])}"
+
+
+def simulation_words(report: QuantizationReport) -> Iterator[str]:
+    """Yield that this processor's kernels, and not quantization, lost something; if they did."""
+    simulation = report.simulation
+    if simulation is None or None in {simulation.sqnr_db, report.sqnr_db}:
+        return
+    kernels = (simulation.sqnr_db or 0.0) - (report.sqnr_db or 0.0)
+    if abs(kernels) < KERNELS_DB and simulation.ci95[0] <= report.ci95[1]:
+        return
+    yield (
+        f"without this processor's INT8 kernels ({simulation.judged_by}) the drop is "
+        f"{drop_words(simulation.drop, simulation.ci95)} at {decibels(simulation.sqnr_db)}, with "
+        f"them {drop_words(report.drop, report.ci95)} at {decibels(report.sqnr_db)}: the "
+        "difference is the kernels', not quantization's"
+    )
+
+
+def audit_words(audit: CalibrationAudit) -> str:
+    """Return whether the samples that calibrate are enough, and like those that judge."""
+    enough = (
+        f"the ranges are stable after {audit.stable_after} of {audit.samples} samples"
+        if audit.stable_after is not None
+        else f"the ranges still grew with the last of {audit.samples} samples; give more"
+    )
+    outside = audit.outside
+    where = "" if outside.worst_layer is None else f", most in {outside.worst_layer}"
+    return f"{enough}; {100 * outside.share:.3g} % of what judges lies outside of them{where}"
 
 
 def tried_words(one: Tried) -> str:

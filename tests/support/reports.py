@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 
 from asdic.contract.files import canonical_json, write_file
+from asdic.quantization.audit import CalibrationAudit, Outside, RangeChange
 from asdic.quantization.calibration import DataAudit
 from asdic.quantization.examples import Example
 from asdic.quantization.gate import Verdict
 from asdic.quantization.judge import EmptyCases
 from asdic.quantization.ladder import Tried
+from asdic.quantization.layers import LayerQuality
 from asdic.quantization.provenance import Environment
 from asdic.quantization.report import REPORT_FILE, QuantizationReport
 from asdic.quantization.slices import Slice
@@ -69,6 +71,37 @@ _REPORT: Final = QuantizationReport(
     remarks=("a remark",),
     assumptions=("values are in [0, 1]",),
     calibration_samples=64,
+    layers=(
+        LayerQuality(
+            name="first",
+            kind="conv",
+            macs=900,
+            int8=True,
+            sqnr_db=40.0,
+            cosine=0.999,
+            saturation=0.01,
+            range_use=0.8,
+        ),
+        LayerQuality(
+            name="last",
+            kind="linear",
+            macs=100,
+            int8=False,
+            sqnr_db=30.0,
+            cosine=0.99,
+            saturation=None,
+            range_use=None,
+        ),
+    ),
+    audit=CalibrationAudit(
+        samples=64,
+        curve=(
+            RangeChange(samples=1, worst=0.6, median=0.3),
+            RangeChange(samples=64, worst=0.0, median=0.0),
+        ),
+        stable_after=40,
+        outside=Outside(share=0.001, worst_share=0.01, worst_layer="first"),
+    ),
     data=DataAudit(seen=110, calibrating=64, judging=40, constant=2),
     tried=(
         Tried(recipe="static-wi8-ai8-average", verdict=None, reason="no memory", seconds=3.0),

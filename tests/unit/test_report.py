@@ -12,9 +12,16 @@ import pytest
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import canonical_json
 from asdic.quantization import text
-from asdic.quantization.difference import Difference, Figure, describe, difference
+from asdic.quantization.difference import (
+    Difference,
+    Figure,
+    describe,
+    describe_layer,
+    difference,
+)
 from asdic.quantization.gate import Verdict
 from asdic.quantization.report import (
+    Simulation,
     read_report,
     report_folders,
     report_pairs,
@@ -141,6 +148,36 @@ def test_the_worst_part_is_named() -> None:
 def test_a_recipe_that_could_not_be_carried_out_is_said_with_its_reason() -> None:
     lines = list(text.remarks([report_with()]))
     assert "static-wi8-ai8-average was tried and came to no memory" in lines
+
+
+def test_the_calibrations_worth_is_said() -> None:
+    words = "the ranges are stable after 40 of 64 samples; 0.1 % of what judges lies outside"
+    assert any(line.startswith(words) for line in text.remarks([report_with()]))
+
+
+def test_what_the_kernels_lost_is_not_blamed_on_quantization() -> None:
+    simulation = Simulation(judged_by="float", drop=0.1, ci95=(0.0, 0.2), sqnr_db=50.0)
+    lines = text.remarks([report_with(simulation=simulation)])
+    assert any("the difference is the kernels', not quantization's" in line for line in lines)
+
+
+def test_kernels_that_agree_with_the_simulation_are_not_mentioned() -> None:
+    simulation = Simulation(judged_by="float", drop=0.2, ci95=(0.1, 0.4), sqnr_db=38.5)
+    lines = text.remarks([report_with(simulation=simulation)])
+    assert not any("kernels" in line for line in lines)
+
+
+def test_layers_are_compared_by_name_the_worst_first() -> None:
+    layers = report_with().layers
+    worse = msgspec.structs.replace(layers[1], sqnr_db=20.0)
+    found = difference(report_with(), report_with(layers=(layers[0], worse)))
+    assert [(one.name, one.change) for one in found.layers] == [("last", -10.0), ("first", 0.0)]
+
+
+def test_a_layer_that_one_report_lacks_says_so() -> None:
+    found = difference(report_with(), report_with(layers=report_with().layers[:1]))
+    gone = next(one for one in found.layers if one.name == "last")
+    assert describe_layer(gone) == ("last", "30.0 dB, float", "no such layer", "")
 
 
 def test_what_became_of_the_samples_is_said() -> None:
