@@ -30,12 +30,18 @@ from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors, Write
 from asdic.quantization.graphs.graph import Graph, Layer, open_graph
 
-MEASURED: Final = 12
-"""How many layers are measured, the noisiest."""
+FEWEST: Final = 12
+MOST: Final = 48
+"""How many layers are measured, the noisiest first: ``FEWEST``, and then on until those measured
+explain ``EXPLAINED`` of the noise with all in INT8, or there are ``MOST``."""
 
+EXPLAINED: Final = 0.8
 SAMPLES: Final = 16
-"""How many calibration inputs are asked, and calibrate."""
+"""How many calibration inputs calibrate; as many are asked, or fewer (at least
+``FEWEST_SAMPLES``) where an answer has many values."""
 
+FEWEST_SAMPLES: Final = 4
+_ENOUGH_VALUES: Final = 1 << 16
 _LOOKED_AT: Final = 2
 _QUIETEST_DB: Final = 200.0
 _SILENCE: Final = 10 ** (-_QUIETEST_DB / 10)
@@ -94,23 +100,31 @@ class Measurement:
         Raises:
             QuantizationError: A tool failed, or the INT8 model has no layer in INT8.
         """
-        inputs = self.model.laid_out(self.samples)
         floats = [self.source / name for name in self.model.files]
-        exact = self._answers(floats, inputs)
+        exact = self._answers(floats)
         paths = self._written(folder / "all")
-        all_int8 = _sqnr_db(exact, self._answers(paths, inputs))
-        layers = self._noisiest(floats, paths, inputs[:_LOOKED_AT])
-        noise = {
-            layer: self._noise(folder / str(number), [one for one in layers if one != layer], exact)
-            for number, layer in enumerate(layers[:MEASURED])
-        }
+        all_int8 = _sqnr_db(exact, self._answers(paths))
+        layers = self._noisiest(floats, paths)
+        noise: dict[str, float] = {}
+        for number, layer in enumerate(layers[:MOST]):
+            explained = sum(noise.values()) * 10 ** (all_int8 / 10)
+            if number >= FEWEST and explained >= EXPLAINED:
+                break
+            others = [one for one in layers if one != layer]
+            noise[layer] = self._noise(folder / str(number), others, exact)
         shutil.rmtree(folder / "all")
         return Sensitivities(
             measured=_ranked(noise),
             layers=len(layers),
             sqnr_db=all_int8,
-            samples=len(inputs),
+            samples=len(self._inputs),
         )
+
+    @property
+    def _inputs(self) -> list[Tensors]:
+        values = sum(math.prod(spec.shape) for spec in self.model.outputs)
+        count = max(FEWEST_SAMPLES, -(-_ENOUGH_VALUES // values))
+        return list(self.model.laid_out(self.samples[:count]))
 
     def _noise(self, folder: Path, floats: Sequence[str], exact: Sequence[Tensors]) -> float:
         """Return the noise at the outputs for each unit of their power; 0 if all stays float."""
@@ -118,7 +132,7 @@ class Measurement:
             paths = self._written(folder, floats)
         except QuantizationError:  # as TensorRT's rules refuse a graph without INT8
             return 0.0
-        found = self._answers(paths, self.model.laid_out(self.samples))
+        found = self._answers(paths)
         shutil.rmtree(folder)
         return float(10 ** (-_sqnr_db(exact, found) / 10))
 
@@ -126,20 +140,18 @@ class Measurement:
         folder.mkdir()
         return [folder / name for name in self.write(folder, floats).files]
 
-    def _answers(self, paths: Sequence[Path], inputs: Sequence[Tensors]) -> list[Tensors]:
+    def _answers(self, paths: Sequence[Path]) -> list[Tensors]:
         runtime = RUNTIMES[self.model_format]
         with closing(open_engine(runtime, paths, threads=_THREADS)) as engine:
-            return [engine.run(one) for one in inputs]
+            return [engine.run(one) for one in self._inputs]
 
-    def _noisiest(
-        self, floats: Sequence[Path], paths: Sequence[Path], inputs: Sequence[Tensors]
-    ) -> list[str]:
+    def _noisiest(self, floats: Sequence[Path], paths: Sequence[Path]) -> list[str]:
         """Return the names of the INT8 layers, the noisiest first."""
         with (
             open_graph(self.model_format, floats) as exact,
             open_graph(self.model_format, paths) as int8,
         ):
-            answers = [exact.run(one) for one in inputs]
+            answers = [exact.run(one) for one in self._inputs[:_LOOKED_AT]]
             known = {layer.name for layer in exact.layers}
             chosen = [one for one in int8.layers if one.is_int8 and one.name in known]
             noise = {
