@@ -28,6 +28,7 @@ from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judg
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
+from asdic.quantization.saturation import CLEARLY_DB, kernels_cost_db
 from asdic.quantization.sensitivity import Sensitivities
 
 _RANKS: Final = (Verdict.PASS, Verdict.UNDECIDED, Verdict.FAIL, Verdict.NOT_QUANTIZED)
@@ -229,11 +230,32 @@ class _Ascent:
     sensitivities: Sensitivities | None = None
 
     def climb(self) -> None:
-        for recipe in self.ladder.recipes:
-            if self._is_over():
-                return
-            self._try(recipe)
+        left = list(self.ladder.recipes)
+        while left and not self._is_over():
+            self._try(left.pop(0))
+            if self._kernels_saturate():
+                left.sort(key=lambda one: "overflow" not in one.options)
         self._leave_layers_float()
+
+    def _kernels_saturate(self) -> bool:
+        """Return whether the last rung lost too much by this processor's kernels."""
+        last = self.rungs[-1] if self.rungs else None
+        if last is None or last.verdict is Verdict.PASS or "overflow" in last.recipe.options:
+            return False
+        cost_db = kernels_cost_db(
+            self.ladder.model_format,
+            self.model,
+            last.paths,
+            self.ladder.inputs.cases,
+            (self.fp32, last.judgement.int8),
+        )
+        if cost_db < CLEARLY_DB:
+            return False
+        self.remarks.append(
+            f"{last.recipe.name}: this processor's INT8 kernels cost {cost_db:.1f} dB more than "
+            "quantization itself (their sums saturate), so 7-bit weights are tried next"
+        )
+        return True
 
     def _leave_layers_float(self) -> None:
         """Try the best recipe with ever more layers in float, until too little is INT8."""
