@@ -22,13 +22,16 @@ from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
 from asdic.device.metrics import check_metric
 from asdic.device.runner.engine import cpu_features, usable_threads
+from asdic.quantization.audit import CalibrationAudit
 from asdic.quantization.calibration import SAMPLES, DataRules, Inputs, read_inputs
 from asdic.quantization.examples import examples_of
 from asdic.quantization.gate import Verdict, describe_verdict
+from asdic.quantization.insight import insight
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.judge import finite_or_none, open_runner
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
+from asdic.quantization.layers import LayerQuality
 from asdic.quantization.progress import Stage, silent
 from asdic.quantization.provenance import (
     check_runtime,
@@ -302,6 +305,16 @@ class _Run:
             seed=self.options.seed,
         )
 
+    def _insight(
+        self, target: Target, climb: Climb
+    ) -> tuple[tuple[LayerQuality, ...], CalibrationAudit | None, tuple[str, ...]]:
+        """Return what the files show inside; where they cannot be looked into, a remark."""
+        self.stage(target.name, "looking into the layers")
+        try:
+            return *insight(climb, self.inputs, target.model_format), ()
+        except QuantizationError as error:
+            return (), None, (f"no look into the layers: {error}",)
+
     def _report(
         self,
         target: Target,
@@ -314,6 +327,7 @@ class _Run:
         fp32, int8 = judgement.pairing.values()
         slices = judgement.slices(seed=self.options.seed)
         with_all = speed[-1] if speed else None
+        layers, calibration, failed = self._insight(target, climb)
         return QuantizationReport(
             model=self.model.name,
             target=target.name,
@@ -349,10 +363,12 @@ class _Run:
             judged_by=judged_by(target, judgement.facts),
             simulated=target.simulator is not None,
             environment=environment_of(judgement.facts),
-            remarks=remarks,
+            remarks=(*remarks, *failed),
             assumptions=self.model.assumptions,
             calibration_samples=len(self.inputs.calibration),
+            layers=layers,
             data=self.inputs.audit,
+            audit=calibration,
             tried=climb.tried,
             examples=examples_of(judgement, self.inputs),
             model_digest=self.model.digest,
