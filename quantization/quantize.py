@@ -43,7 +43,7 @@ from asdic.quantization.provenance import (
     runs_here,
     tool_versions,
 )
-from asdic.quantization.recipe import FLOATS, Recipe, ladder_for, parse_recipe
+from asdic.quantization.recipe import FLOATS, LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.slices import worst_slice
 from asdic.quantization.source import Reading, read_source
@@ -417,7 +417,7 @@ def _judged_by(metric: str | None, model: FloatModel) -> FloatModel:
 
 def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
     if options.recipe is None:
-        return ladder_for(model_format, cpu_features())
+        return LADDERS[model_format]
     return (parse_recipe(options.recipe, model_format),)
 
 

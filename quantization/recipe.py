@@ -9,7 +9,6 @@ most sensitive layers in float. The name travels with the variant and its report
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, cast, get_args
@@ -120,8 +119,9 @@ def _ladder(model_format: ModelFormat, *rungs: str) -> tuple[Recipe, ...]:
 #   openvino   minmax 20.6 24.2 34.4 20.5; minmax-mixed 27.8 26.2 34.4 21.0; minmax-smooth-mixed
 #              30.8 26.4 33.7 34.8; minmax-mixed-layers 27.8 26.7 34.3 33.9. Bias correction: -1.2
 #              to +0.9. NNCF's mse takes 49 s where minmax takes 10. Percentiles of NNCF, a mean
-#              over the inputs, clip: 13.5 7.2 15.8. 7-bit weights cost 1.8 dB on the second and
-#              11.2 on the third, so they come first only where sums saturate.
+#              over the inputs, clip: 13.5 7.2 15.8. 7-bit weights cost 3.8 dB on the first and
+#              10.8 on the third, also on a processor without VNNI, where they gained 3.8 on the
+#              second; so they are tried next where the kernels are seen to saturate.
 #   onnx       minmax 19.0 25.3 - 27.5; best 20.7 26.1 29.1 29.8; best-layers 20.7 24.6 29.4 31.6,
 #              which leaves residual additions float. Bias correction: +0.2 0.0.
 LADDERS: Final = MappingProxyType(
@@ -141,28 +141,3 @@ LADDERS: Final = MappingProxyType(
 )
 FLOATS: Final = (1, 2, 4, 8, 16)
 """How many of the most sensitive layers stay float in the rungs above a ladder."""
-
-_WIDE_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-_SATURATING: Final = frozenset({"avx", "avx2", "avx512f"})
-
-
-def saturates(features: Iterable[str]) -> bool:
-    """Return whether a processor's INT8 kernels sum in 16 bits, which 8-bit weights overflow.
-
-    So do x86 processors without VNNI or AMX. ``features`` is named as in ``/proc/cpuinfo``.
-    """
-    found = frozenset(features)
-    return bool(found & _SATURATING) and not found & _WIDE_SUMS
-
-
-def ladder_for(model_format: ModelFormat, features: Iterable[str]) -> tuple[Recipe, ...]:
-    """Return the ladder of a format for the processor that judges.
-
-    Where its sums saturate, recipes with ``overflow`` come first. Elsewhere they cost accuracy for
-    nothing here; a file that also flies on older processors is judged again there, by its golden
-    set.
-    """
-    ladder = LADDERS[model_format]
-    if not saturates(features):
-        return ladder
-    return tuple(sorted(ladder, key=lambda one: "overflow" not in one.options))

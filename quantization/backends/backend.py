@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
@@ -64,12 +64,10 @@ class FloatFiles(msgspec.Struct, frozen=True, kw_only=True):
 class QuantizedFiles(msgspec.Struct, frozen=True, kw_only=True):
     """The INT8 files of one format: names inside the folder, the one that is opened first.
 
-    ``int8_share`` is the share of the weights that are stored as INT8, 0 to 1. ``notes`` is what
-    stays float that need not, in words.
+    ``notes`` is what else is to be known about them, in words.
     """
 
     files: tuple[str, ...]
-    int8_share: float
     notes: tuple[str, ...] = ()
 
 
@@ -112,13 +110,6 @@ BACKENDS: Final = MappingProxyType(
         ModelFormat.ONNX_QDQ: "asdic.quantization.backends.tensorrt:prepare",
     }
 )
-
-
-def int8_share(sizes: Iterable[tuple[int, bool]]) -> float:
-    """Return the share of weights in INT8 from pairs of (elements, is INT8), one a constant."""
-    pairs = list(sizes)
-    total = sum(count for count, _ in pairs)
-    return sum(count for count, is_int8 in pairs if is_int8) / total if total else 0.0
 
 
 def strip_onnx(graph: Any, name: str) -> None:

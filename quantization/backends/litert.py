@@ -29,7 +29,6 @@ from asdic.quantization.backends.backend import (
     QuantizedFiles,
     Tensors,
     Write,
-    int8_share,
 )
 from asdic.quantization.backends.ranges import BEST, best_range, bounds_of, judges_for, observe
 from asdic.quantization.recipe import Recipe
@@ -44,7 +43,6 @@ _LAYERS: Final = MappingProxyType(
         "FULLY_CONNECTED": "FULLY_CONNECTED",
     }
 )
-_WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scalars
 _THREADS: Final = 2
 _SIGNATURE: Final = "serving_default"
 
@@ -74,7 +72,7 @@ def _write(
         raise QuantizationError(f"there is no layer {missing[0]!r} to leave float")
     content = _quantized(path, ranges, recipe, floats)
     write_file(folder / FILE, content)
-    return QuantizedFiles(files=(FILE,), int8_share=int8_share(_weights(content)))
+    return QuantizedFiles(files=(FILE,))
 
 
 def _quantized(
@@ -236,16 +234,6 @@ def _outputs(content: bytes) -> set[str]:
         for operator in graph.operators
         for place in operator.outputs
     }
-
-
-def _weights(content: bytes) -> Iterator[tuple[int, bool]]:
-    schema, model = _model(content)
-    kinds = {schema.TensorType.FLOAT32: False, schema.TensorType.INT8: True}
-    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
-        count = int(np.prod(tensor.shape)) if tensor.shape is not None else 0
-        is_constant = model.buffers[tensor.buffer].data is not None
-        if is_constant and tensor.type in kinds and count >= _WEIGHT_AT_LEAST:
-            yield count, kinds[tensor.type]
 
 
 def _model(content: bytes) -> tuple[Any, Any]:

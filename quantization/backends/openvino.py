@@ -5,8 +5,7 @@ NNCF works on OpenVINO's graph here: on a torch module it timed out compiling it
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,6 @@ from asdic.quantization.backends.backend import (
     QuantizedFiles,
     Tensors,
     Write,
-    int8_share,
 )
 from asdic.quantization.backends.ranges import OUTLIERS
 from asdic.quantization.recipe import Recipe
@@ -33,9 +31,13 @@ _LAYERS: Final = frozenset(
         "MatMul",
     }
 )
-_WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scalars
 _SMOOTH: Final = 0.5
 """Half of an outlier goes into the weights, as in SmoothQuant (Xiao et al., ICML 2023)."""
+
+_SATURATION: Final = (
+    "weights have 8 bits: on x86 processors without VNNI or AMX sums may saturate, which the "
+    "golden set finds on the device; recipes with -overflow are safe there"
+)
 
 # Which statistic of each input, and how those of all inputs become one.
 _ESTIMATORS: Final = MappingProxyType(
@@ -88,7 +90,8 @@ def _write(
     except Exception as error:
         raise QuantizationError(f"NNCF failed: {error}") from error
     openvino.save_model(quantized, folder / FILES[0], compress_to_fp16=False)
-    return QuantizedFiles(files=FILES, int8_share=int8_share(_weights(quantized)))
+    notes = () if "overflow" in recipe.options else (_SATURATION,)
+    return QuantizedFiles(files=FILES, notes=notes)
 
 
 def _ignored(nncf: Any, graph: Any, recipe: Recipe, floats: Sequence[str]) -> Any:
@@ -129,14 +132,3 @@ def _estimator(range_: str) -> Any:
         for statistic, aggregator in _ESTIMATORS[range_]
     )
     return tools.RangeEstimatorParameters(min=low, max=high)
-
-
-def _weights(graph: Any) -> Iterator[tuple[int, bool]]:
-    kinds = {"f32": False, "f16": False, "i8": True, "u8": True}
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() != "Constant":
-            continue
-        count = math.prod(node.get_output_shape(0))
-        kind = node.get_element_type().get_type_name()
-        if kind in kinds and count >= _WEIGHT_AT_LEAST:
-            yield count, kinds[kind]

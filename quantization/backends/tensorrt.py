@@ -8,7 +8,6 @@ which is a relative of the one on a Jetson and not the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +24,10 @@ from asdic.quantization.backends.backend import (
     QuantizedFiles,
     Tensors,
     Write,
-    int8_share,
 )
 from asdic.quantization.backends.bias import correct_biases
 from asdic.quantization.backends.placement import check_placement
-from asdic.quantization.backends.qdq import QDQ, activations_of, insert_qdq
+from asdic.quantization.backends.qdq import activations_of, insert_qdq
 from asdic.quantization.backends.ranges import (
     BEST,
     Bounds,
@@ -41,7 +39,6 @@ from asdic.quantization.backends.ranges import (
 from asdic.quantization.recipe import Recipe
 
 FILE: Final = "model.onnx"
-_WEIGHT_AT_LEAST: Final = 16  # elements; smaller constants are shapes and scalars
 
 
 def prepare(
@@ -91,9 +88,7 @@ class _Graph:
             correct_biases(quantized, self.graph, self.samples)
         placement = check_placement(quantized)
         write_file(folder / FILE, quantized.SerializeToString(deterministic=True))
-        return QuantizedFiles(
-            files=(FILE,), int8_share=int8_share(_weights(quantized)), notes=placement.notes
-        )
+        return QuantizedFiles(files=(FILE,), notes=placement.notes)
 
     def _quantized(self, bounds: Mapping[str, Bounds], floats: Sequence[str] = ()) -> Any:
         quantized = _onnx().ModelProto()
@@ -141,16 +136,3 @@ def _name_nodes(graph: Any) -> None:
     """Give nodes without a name that of their output, so that each can be left float."""
     for node in graph.graph.node:
         node.name = node.name or node.output[0]
-
-
-def _weights(graph: Any) -> Iterator[tuple[int, bool]]:
-    from onnx import TensorProto
-
-    kinds = {TensorProto.FLOAT: False, TensorProto.INT8: True}
-    parameters = {
-        name for node in graph.graph.node if node.op_type in QDQ for name in node.input[1:]
-    }
-    for one in graph.graph.initializer:
-        count = math.prod(one.dims)
-        if one.name not in parameters and one.data_type in kinds and count >= _WEIGHT_AT_LEAST:
-            yield count, kinds[one.data_type]

@@ -6,7 +6,7 @@ import pytest
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.target import ModelFormat
-from asdic.quantization.recipe import LADDERS, Recipe, ladder_for, parse_recipe, saturates
+from asdic.quantization.recipe import LADDERS, Recipe, parse_recipe
 
 ALL_RUNGS = [(one, rung) for one, ladder in LADDERS.items() for rung in ladder]
 
@@ -63,30 +63,6 @@ def test_entropy_is_for_symmetric_ranges_alone() -> None:
     parse_recipe("static-wi8-ai8-entropy", ModelFormat.ONNX_QDQ)
     with pytest.raises(ConfigError, match="tflite does not know 'entropy'"):
         parse_recipe("static-wi8-ai8-entropy", ModelFormat.TFLITE)
-
-
-@pytest.mark.parametrize(
-    ("features", "expected"),
-    [
-        ({"avx", "avx2"}, True),
-        ({"avx2", "avx512f", "avx512bw"}, True),
-        ({"avx2", "avx512f", "avx512_vnni"}, False),
-        ({"avx2", "avx_vnni"}, False),
-        ({"asimd", "asimddp"}, False),
-        (set(), False),
-    ],
-)
-def test_sums_saturate_on_x86_without_vnni(features: set[str], expected: bool) -> None:
-    assert saturates(features) is expected
-
-
-def test_seven_bit_weights_come_first_where_sums_saturate() -> None:
-    first = ladder_for(ModelFormat.OPENVINO_IR, {"avx2"})[0]
-    assert "overflow" in first.options
-    assert (
-        ladder_for(ModelFormat.OPENVINO_IR, {"avx2", "avx_vnni"})
-        == LADDERS[ModelFormat.OPENVINO_IR]
-    )
 
 
 def test_an_option_that_a_format_lacks_is_refused_by_name() -> None:
