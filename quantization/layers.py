@@ -26,11 +26,11 @@ class LayerQuality(msgspec.Struct, frozen=True, kw_only=True):
     ``macs`` are multiply-accumulates for one input, ``int8`` says that they are INT8.
     ``sqnr_db`` is None where float and INT8 answer the same. ``cosine`` is that of the angle
     between both answers: 1 where they differ by a factor alone. ``saturation`` is the share of
-    numbers that sit at the last code of either end while the float model's lie more than a step
-    beyond it; a ReLU's zeros are not among them. ``range_use`` is the share of the codes that lie between the smallest and the
-    largest one seen. Both are None where the answer is not stored as INT8. ``weights_sqnr_db``
-    is None without weights, and where they are the same. ``sensitivity_db`` is None until it is
-    measured.
+    numbers at the first or last code while the float model's lie more than a step beyond it; a
+    ReLU's zeros are not among them. ``range_use`` is the share of the codes that lie between the
+    smallest and the largest one seen. Both are None where the answer is not stored as INT8.
+    ``weights_sqnr_db`` is None without weights, and where they are the same. ``sensitivity_db``
+    is None until it is measured.
     """
 
     name: str

@@ -207,8 +207,8 @@ def test_reference_files_pair_layer_by_layer(shared_data):
     assert len(found) == 13
     assert min(one.sqnr_db for one in found) > 10.0
     use = {one.kind: one.range_use for one in found}
-    assert use["conv"] == 1.0
-    assert use["average-pool"] < 0.25  # it answers with the range of its input, as TFLite asks
+    assert use["conv"] > 0.6
+    assert use["average-pool"] < 0.25  # it answers in the codes of its input, as TFLite asks
 
 
 def input_rule(path: Path) -> tuple[float, int]:
