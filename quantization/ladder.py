@@ -19,6 +19,7 @@ from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
+from asdic.quantization.broken import broken_layer, is_finite
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.drop import Drop
 from asdic.quantization.gate import Verdict, fewest_to_pass, verdict_of
@@ -138,7 +139,7 @@ class Ladder:
         )
         model = self.workers.convert(job, self._source)
         paths = tuple(self._source / name for name in model.files)
-        fp32 = self._answers(model, paths, stage, "asking the float model")[0]
+        fp32 = self._float_answers(model, paths, stage)
         ascent = _Ascent(ladder=self, model=model, fp32=fp32, stage=stage)
         ascent.climb()
         if not ascent.rungs:
@@ -206,6 +207,20 @@ class Ladder:
             int8_share=share,
             floats=floats,
         )
+
+    def _float_answers(
+        self, model: FloatFiles, paths: Sequence[Path], stage: Stage
+    ) -> tuple[Prediction, ...]:
+        """Return the float model's answers; where they are no numbers, the layer is named."""
+        try:
+            fp32 = self._answers(model, paths, stage, "asking the float model")[0]
+        except QuantizationError as error:
+            broken = broken_layer(self.model_format, paths, model, self.inputs.cases)
+            raise broken or error from error
+        if not is_finite(fp32):
+            broken = broken_layer(self.model_format, paths, model, self.inputs.cases)
+            raise broken or QuantizationError("the float model answers NaN or infinity")
+        return fp32
 
     def _answers(
         self, model: FloatFiles, paths: Sequence[Path], stage: Stage, text: str

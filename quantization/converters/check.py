@@ -17,7 +17,9 @@ from asdic.device.metrics import sqnr_db
 from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors
 from asdic.quantization.frontends.torch import program_of
+from asdic.quantization.graphs.graph import open_graph
 from asdic.quantization.kinds import FloatModel, SourceKind
+from asdic.quantization.layers import first_nan
 
 _OWN_RUNTIMES: Final = MappingProxyType(
     {SourceKind.ONNX: Runtime.ONNXRUNTIME, SourceKind.TFLITE: Runtime.LITERT}
@@ -51,12 +53,16 @@ def check_conversion(
         tensors: One set of inputs, in the layout of the model's description.
 
     Raises:
-        QuantizationError: The answers are further apart than rounding explains.
+        QuantizationError: The answers are further apart than rounding explains, or the source
+            answers NaN or infinity; the layer is named.
     """
     expected = _answers(model, tensors)
-    runtime = _RUNTIMES[model_format]
-    with closing(open_engine(runtime, [folder / name for name in files.files])) as engine:
-        found = engine.run(files.laid_out([tensors])[0])
+    laid_out = files.laid_out([tensors])[0]
+    paths = [folder / name for name in files.files]
+    if not all(np.isfinite(answer).all() for answer in expected):
+        raise _broken(model_format, paths, laid_out)
+    with closing(open_engine(_RUNTIMES[model_format], paths)) as engine:
+        found = engine.run(laid_out)
     for spec, reference in zip(model.description.outputs, expected, strict=True):
         answer = found[spec.name]
         if spec.name in files.channels_last:
@@ -67,6 +73,17 @@ def check_conversion(
                 f"conversion changed the float model: output {spec.name!r} is {distance_db:.1f} dB "
                 f"from the source's, at least {CONVERSION_DB:.0f} dB are expected"
             )
+
+
+def _broken(
+    model_format: ModelFormat, paths: Sequence[Path], tensors: Tensors
+) -> QuantizationError:
+    with open_graph(model_format, paths) as graph:
+        layer = first_nan(graph, tensors) or "the last one"
+    return QuantizationError(
+        f"the layer {layer!r} of the float model answers NaN or infinity to a calibration sample; "
+        "no quantization can mend that"
+    )
 
 
 def _answers(model: FloatModel, tensors: Tensors) -> Sequence[NDArray[np.float32]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from click.testing import CliRunner
 
 from asdic.cli.quantize import quantize as quantize_verb
@@ -35,6 +36,7 @@ from asdic.quantization.source import read_source
 from tests.support.disc_finder import (
     WITH_DISC,
     WITHOUT,
+    DiscFinder,
     WithOperator,
     example,
     write_discs,
@@ -244,6 +246,23 @@ def test_an_operator_without_support_is_named(
     recipe = LADDERS[model_format][0]
     with pytest.raises(UnsupportedModelError, match=r"does not support the operator .*bessel_j0"):
         quantize_once(model, model_format, recipe, calibration, tmp_path)
+
+
+class _Overflows(torch.nn.Module):
+    """Answers infinity where the picture is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finder = DiscFinder()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.exp(self.finder(image) * 40.0)
+
+
+def test_a_layer_that_answers_no_number_is_named(data: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", data, _Overflows())
+    with pytest.raises(QuantizationError, match=r"the layer '.*[Ee]xp.*' .* NaN or infinity to "):
+        quantize_model(run, (OPENVINO,), tmp_path / "out")
 
 
 def test_a_converter_that_dies_is_one_clear_line(run: Path, tmp_path: Path) -> None:
