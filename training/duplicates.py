@@ -218,7 +218,7 @@ def _is_flat(array: NDArray[Any]) -> bool:
     if array.size == 0:
         return True
     if is_picture(array):
-        return bool(array.std() < _FLAT_GREY_LEVELS)
+        return bool(cv2.meanStdDev(array)[1].max() < _FLAT_GREY_LEVELS)
     low, high = float(array.min()), float(array.max())
     return high - low <= _FLAT_SHARE * max(abs(low), abs(high))
 

@@ -140,6 +140,7 @@ def test_a_few_features_are_too_little_to_compare() -> None:
         (np.zeros((4, 4), np.uint8), True),
         (np.full((64, 64), 17, np.uint8) + np.eye(64, dtype=np.uint8), True),
         (np.eye(8, dtype=np.uint8) * np.uint8(255), False),
+        (np.tile(np.array([255, 0, 0], np.uint8), (4, 4, 1)), True),
         (np.full((3, 3), 2.5), True),
         (np.array([1.0, 1.1]), False),
     ],
