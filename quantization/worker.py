@@ -60,7 +60,7 @@ def _answer(folder: Path) -> Answer:
     content = read_bounded(folder / JOB_FILE, _JOB_LIMIT_BYTES)
     job = decode_job(content)
     try:
-        result = _result(job, folder)
+        result = result_of(job, folder)
     except AsdicError as error:
         if _wants_memory(error):
             raise
@@ -77,7 +77,8 @@ def _wants_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _result(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles | Sensitivities:
+def result_of(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles | Sensitivities:
+    """Do a job in ``folder`` and return what it gave, in this very process."""
     match job:
         case ReadJob():
             return _read(job, folder)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from asdic.contract.errors import ConfigError, MissingPackageError, UnsupportedModelError
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.frontends.found import Found
+from asdic.quantization.frontends.onnx_weights import float_weights
 from asdic.quantization.frontends.shapes import Dimension, Shapes, check_names, fixed_shape
 from asdic.quantization.frontends.sizes import MODEL_LIMIT_BYTES, check_size
 from asdic.quantization.kinds import SourceKind
@@ -32,7 +33,8 @@ def from_onnx(path: Path, folder: Path, shapes: Shapes) -> Found:
     model = _loaded(onnx, path)
     if _opset(model) < OPSET_AT_LEAST:
         model = _converted(onnx, model, path)
-    notes = _fix_inputs(onnx, model, shapes, path)
+    stored = float_weights(onnx, model, path)
+    notes = _fix_inputs(onnx, model, shapes, path) + stored
     inputs = tuple(_spec(value) for value in _inputs(model))
     _fix_outputs(onnx, model, inputs, path)
     onnx.save(model, folder / FILE)

@@ -46,7 +46,7 @@ def from_tflite(path: Path, folder: Path, shapes: Shapes) -> Found:
     write_file(folder / FILE, content)
     if stored:
         notes.append(
-            f"{stored} weight(s) were stored as integers; they are taken as the numbers that "
+            f"{stored} weight(s) were stored as integers or in half precision; they are taken as the numbers that "
             "these stand for"
         )
     found_inputs, found_outputs = _details(interpreter)
@@ -134,33 +134,56 @@ def _with_signature(
 
 
 def _floats(schema: Any, model: Any, path: Path) -> int:
-    """Turn INT8 weights into the float ones that they stand for, and return how many.
+    """Turn INT8 and half-precision weights into the float ones meant, and return how many.
 
     A file with such weights and float activations computes in float on most devices, or rounds
     its activations anew for every input; either way the weights are what was meant.
     """
-    stored = 0
-    for tensor in model.subgraphs[0].tensors:
-        if tensor.type != schema.TensorType.INT8:
+    graph, stored = model.subgraphs[0], 0
+    for tensor in graph.tensors:
+        if tensor.type not in {schema.TensorType.INT8, schema.TensorType.FLOAT16}:
             continue
         buffer = model.buffers[tensor.buffer]
-        if buffer.data is None or tensor.quantization is None or tensor.quantization.scale is None:
+        if buffer.data is None:
             raise UnsupportedModelError(f"{path} is quantized already; give the float model")
-        values = _real(np.asarray(buffer.data).view(np.int8), tensor)
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        values = _real(np.asarray(buffer.data, np.uint8), tensor, schema, path)
+        tensor.buffer = len(model.buffers)  # another tensor may share the old one
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
         tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
         stored += 1
+    _drop_dequantize(schema, model)
     return stored
 
 
-def _real(stored: NDArray[np.int8], tensor: Any) -> NDArray[np.float32]:
+def _drop_dequantize(schema: Any, model: Any) -> None:
+    """Leave out what made weights float, now that they are."""
+    graph = model.subgraphs[0]
+    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in model.operatorCodes]
+    kept = []
+    for operator in graph.operators:
+        source = graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
+        is_weight = source is not None and model.buffers[source.buffer].data is not None
+        if codes[operator.opcodeIndex] == schema.BuiltinOperator.DEQUANTIZE and is_weight:
+            graph.tensors[operator.outputs[0]].buffer = source.buffer
+        else:
+            kept.append(operator)
+    graph.operators = kept
+
+
+def _real(data: NDArray[np.uint8], tensor: Any, schema: Any, path: Path) -> NDArray[np.float32]:
+    if tensor.type == schema.TensorType.FLOAT16:
+        return data.view(np.float16).astype(np.float32)
     rule = tensor.quantization
+    if rule is None or rule.scale is None:
+        raise UnsupportedModelError(f"{path} is quantized already; give the float model")
     sides = [1] * len(tensor.shape)
     if len(rule.scale) > 1:
         sides[rule.quantizedDimension] = len(rule.scale)
     scale = np.asarray(rule.scale, np.float32).reshape(sides)
     zero = np.asarray(rule.zeroPoint, np.float32).reshape(sides)
-    return np.asarray((stored.reshape(tensor.shape) - zero) * scale, np.float32)
+    stored = data.view(np.int8).reshape(tensor.shape)
+    return np.asarray((stored - zero) * scale, np.float32)
 
 
 def named_signature(path: Path, description: ModelDescription) -> bytes:
