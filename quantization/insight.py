@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
 from asdic.contract.target import ModelFormat
 from asdic.device.runner.preprocess import prepare
 from asdic.quantization.audit import CalibrationAudit, audit
@@ -9,7 +13,7 @@ from asdic.quantization.calibration import Inputs
 from asdic.quantization.graphs.graph import open_graph
 from asdic.quantization.ladder import Climb
 from asdic.quantization.layers import LayerQuality, layer_qualities
-from asdic.quantization.sensitivity import SAMPLES
+from asdic.quantization.sensitivity import SAMPLES, Sensitivities
 
 
 def insight(
@@ -33,4 +37,13 @@ def insight(
     with open_graph(model_format, climb.float_paths) as exact:
         found = audit(exact, files.laid_out(inputs.calibration), judging)
         with open_graph(model_format, climb.best.paths) as rounded:
-            return layer_qualities(exact, rounded, judging), found
+            layers = layer_qualities(exact, rounded, judging)
+    return tuple(_with_sensitivity(layers, climb.sensitivities)), found
+
+
+def _with_sensitivity(
+    layers: Iterable[LayerQuality], found: Sensitivities | None
+) -> Iterator[LayerQuality]:
+    known = {one.layer: one.sqnr_db for one in found.measured} if found else {}
+    for layer in layers:
+        yield msgspec.structs.replace(layer, sensitivity_db=known.get(layer.name))

@@ -227,7 +227,7 @@ class Workers:
     def _done(self, job: Job, folder: Path, kind: type[_Result], what: str) -> _Result:
         description = encode_job(job)
         path = folder / ANSWER_FILE
-        if not _is_done(folder, description):
+        if not _is_done(folder, description, kind):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_file(folder / JOB_FILE, description)
@@ -289,13 +289,17 @@ def _error_of(failure: Failure) -> AsdicError:
     return _ERRORS.get(failure.kind, QuantizationError)(*failure.arguments)
 
 
-def _is_done(folder: Path, description: bytes) -> bool:
-    """Return whether the very same job was done in ``folder`` before, and its files are whole."""
+def _is_done(folder: Path, description: bytes, kind: type[_Result]) -> bool:
+    """Return whether the very same job was done in ``folder`` before, and its files are whole.
+
+    An answer that another asdic wrote, of another form, does not count.
+    """
     try:
         if read_bounded(folder / JOB_FILE, _ANSWER_LIMIT_BYTES) != description:
             return False
         content = read_bounded(folder / ANSWER_FILE, _ANSWER_LIMIT_BYTES)
         answer = parse_json(content, Answer, what=ANSWER_FILE)
+        parse_json(bytes(answer.result), kind, what=ANSWER_FILE)
     except AsdicError:
         return False
     files = {name: folder / name for name in answer.digests}

@@ -22,7 +22,7 @@ from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
 from asdic.quantization.broken import broken_layer, is_finite
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.drop import Drop
-from asdic.quantization.gate import Verdict, fewest_to_pass, verdict_of
+from asdic.quantization.gate import INT8_SHARE_AT_LEAST, Verdict, fewest_to_pass, verdict_of
 from asdic.quantization.graphs.graph import int8_share, open_graph
 from asdic.quantization.job import ConvertJob, QuantizeJob, SensitivityJob, Workers
 from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge, open_runner
@@ -250,7 +250,13 @@ class _Ascent:
             self._try(left.pop(0))
             if self._kernels_saturate():
                 left.sort(key=lambda one: "overflow" not in one.options)
-        self._leave_layers_float()
+        if self.rungs and self.ladder.floats and not self._is_over():
+            self._leave_layers_float()
+        if self.rungs and (fewest := self._samples_to_decide()):
+            self.remarks.append(
+                f"no recipe can pass with so few samples, at least {fewest} are needed to show a "
+                f"drop of at most {self.ladder.limit:g} points: the climb ended there"
+            )
 
     def _kernels_saturate(self) -> bool:
         """Return whether the last rung lost too much by this processor's kernels."""
@@ -274,16 +280,20 @@ class _Ascent:
 
     def _leave_layers_float(self) -> None:
         """Try the best recipe with ever more layers in float, until too little is INT8."""
-        if not self.rungs or not self.ladder.floats or self._is_over():
-            return
         best = min(self.rungs, key=lambda rung: rung.rank).recipe
-        for count in self.ladder.floats:
-            if self._is_over() or not self._try(best.with_floats(count)):
+        try:
+            known = len(self._measured(best).measured)
+        except QuantizationError as error:
+            self.remarks.append(f"which layers are sensitive could not be measured: {error}")
+            return
+        for count in (one for one in self.ladder.floats if one <= known):
+            if self._is_over():
                 return
-            if self.rungs[-1].verdict is Verdict.NOT_QUANTIZED:
+            self._try(best.with_floats(count))
+            if self.rungs[-1].int8_share < INT8_SHARE_AT_LEAST:
                 self.remarks.append(
                     f"with {count} layer(s) in float less than half of the multiply-accumulates "
-                    "are INT8: the climb ends there"
+                    "are INT8: the climb ended there"
                 )
                 return
 
@@ -291,66 +301,52 @@ class _Ascent:
         bound = self.ladder.max_rung
         if bound is not None and len(self.tried) >= bound:
             return True
-        if not self.rungs or self.rungs[-1].verdict is Verdict.PASS:
-            return bool(self.rungs)
-        return self._lacks_samples(self.rungs[-1].drop)
-
-    def _lacks_samples(self, drop: Drop) -> bool:
-        """Return whether more samples are needed rather than a better recipe.
-
-        So it is where the drop seems small enough, and even a recipe that flips no sample would
-        leave it undecided. A drop on a scale (Dice) has no such floor: less loss, less doubt.
-        """
-        limit = self.ladder.limit
-        if drop.flips is None or drop.mean > limit or limit <= 0.0:
+        if not self.rungs:
             return False
-        fewest = fewest_to_pass(limit)
-        if drop.samples >= fewest:
-            return False
-        remark = (
-            f"no recipe can pass with {drop.samples} samples, at least {fewest} are needed to "
-            f"show a drop of at most {limit:g} points: the climb ends there"
-        )
-        if remark not in self.remarks:
-            self.remarks.append(remark)
-        return True
+        return self.rungs[-1].verdict is Verdict.PASS or bool(self._samples_to_decide())
 
-    def _try(self, recipe: Recipe) -> bool:
-        """Return whether the recipe was tried: there may be fewer layers than it leaves float."""
+    def _samples_to_decide(self) -> int:
+        return samples_to_decide(self.rungs[-1].drop, limit=self.ladder.limit)
+
+    def _try(self, recipe: Recipe) -> None:
         started = time.monotonic()
-        floats: tuple[str, ...] = ()
         try:
-            if recipe.floats:
-                floats = self._most_sensitive(recipe)
+            floats = self._most_sensitive(recipe) if recipe.floats else ()
             rung = self.ladder.rung(recipe, self.model, self.fp32, self.stage, floats)
         except UnsupportedModelError:
             raise
-        except _TooFewLayersError as error:
-            self.reason = error
-            self.remarks.append(str(error))
-            return False
         except QuantizationError as error:
             self.reason = error
             self.tried.append(_failed(recipe, error, time.monotonic() - started))
-            return True
+            return
         self.rungs.append(rung)
         self.tried.append(_tried(rung, time.monotonic() - started))
-        return True
 
     def _most_sensitive(self, recipe: Recipe) -> tuple[str, ...]:
-        if self.sensitivities is None:
-            self.sensitivities = self.ladder.sensitivities(recipe, self.model, self.stage)
-        floats = self.sensitivities.first(recipe.floats)
+        floats = self._measured(recipe).first(recipe.floats)
         if len(floats) < recipe.floats:
-            raise _TooFewLayersError(
-                f"{recipe.name}: only {len(floats)} layers were found to matter; ask for fewer "
-                "in float"
+            raise QuantizationError(
+                f"{recipe.name}: only {len(floats)} layer(s) were found to be sensitive; leave "
+                "fewer float"
             )
         return floats
 
+    def _measured(self, recipe: Recipe) -> Sensitivities:
+        if self.sensitivities is None:
+            self.sensitivities = self.ladder.sensitivities(recipe, self.model, self.stage)
+        return self.sensitivities
 
-class _TooFewLayersError(QuantizationError):
-    """There are not as many layers to leave float."""
+
+def samples_to_decide(drop: Drop, *, limit: float) -> int:
+    """Return how many samples are needed if only samples help, and no better recipe; else 0.
+
+    So it is where the drop seems small enough, but even a recipe that flips no sample would leave
+    it undecided. A drop on a scale (Dice) has no such floor: less loss, less doubt.
+    """
+    if drop.flips is None or drop.mean > limit or limit <= 0.0:
+        return 0
+    fewest = fewest_to_pass(limit)
+    return fewest if drop.samples < fewest else 0
 
 
 def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError:

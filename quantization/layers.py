@@ -103,26 +103,40 @@ class _Sums:
         self, exact: NDArray[np.float32], rounded: NDArray[np.float32], codes: Codes | None
     ) -> None:
         """Add one sample's answers."""
-        a, b = exact.ravel().astype(np.float64), rounded.ravel().astype(np.float64)
-        difference = a - b
-        self.signal += float(a @ a)
-        self.answer += float(b @ b)
-        self.product += float(a @ b)
-        self.noise += float(difference @ difference)
-        self.numbers += a.size
+        difference = np.subtract(exact, rounded)
+        self.signal += _power(exact, exact)
+        self.answer += _power(rounded, rounded)
+        self.product += _power(exact, rounded)
+        self.noise += _power(difference, difference)
+        self.numbers += exact.size
         if codes is not None:
-            self._add_codes(exact, codes.of(rounded), codes)
+            self.saturated += _saturated(exact, rounded, codes)
+            self._add_codes(rounded, codes)
 
-    def _add_codes(
-        self, exact: NDArray[np.float32], found: NDArray[np.int64], codes: Codes
-    ) -> None:
-        low, high = codes.bounds()
-        beyond = ((found == codes.low) & (exact < low - codes.scale)) | (
-            (found == codes.high) & (exact > high + codes.scale)
-        )
-        self.saturated += int(np.count_nonzero(beyond))
+    def _add_codes(self, rounded: NDArray[np.float32], codes: Codes) -> None:
+        """Take note of the smallest and the largest code; with one scale, the numbers' own."""
+        ends = np.array([rounded.min(), rounded.max()]) if codes.scale.size == 1 else rounded
+        found = codes.of(ends)
         lowest, highest = self.codes_seen or (codes.high, codes.low)
         self.codes_seen = (min(lowest, int(found.min())), max(highest, int(found.max())))
+
+
+def _power(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the sum of products: of float32 in blocks, which is exact enough and fast."""
+    return float(np.dot(one.ravel(), other.ravel()))
+
+
+def _saturated(exact: NDArray[np.float32], rounded: NDArray[np.float32], codes: Codes) -> int:
+    """Return how many numbers were cut off at the first or the last code."""
+    low, high = codes.bounds()
+    count = 0
+    if np.any(exact.min() < low - codes.scale):
+        beyond = (exact < low - codes.scale) & (rounded < low + codes.scale / 2)
+        count += int(np.count_nonzero(beyond))
+    if np.any(exact.max() > high + codes.scale):
+        beyond = (exact > high + codes.scale) & (rounded > high - codes.scale / 2)
+        count += int(np.count_nonzero(beyond))
+    return count
 
 
 def _quality(layer: Layer, sums: _Sums, weights_sqnr_db: float | None) -> LayerQuality:

@@ -29,6 +29,7 @@ from asdic.quantization.gate import Verdict, describe_verdict
 from asdic.quantization.insight import insight
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.judge import finite_or_none, open_runner
+from asdic.quantization.kernels import judge_without_kernels
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
 from asdic.quantization.layers import LayerQuality
@@ -328,6 +329,10 @@ class _Run:
         slices = judgement.slices(seed=self.options.seed)
         with_all = speed[-1] if speed else None
         layers, calibration, failed = self._insight(target, climb)
+        self.stage(target.name, "judging without this processor's INT8 kernels")
+        simulation = judge_without_kernels(
+            target.model_format, rung, self.inputs, seed=self.options.seed
+        )
         return QuantizationReport(
             model=self.model.name,
             target=target.name,
@@ -360,6 +365,7 @@ class _Run:
             latency_ratio_ci95=with_all.ratio_ci95 if with_all else None,
             speed=speed,
             measure_with="" if speed else f"asdic bench {target.name}",
+            simulation=simulation,
             judged_by=judged_by(target, judgement.facts),
             simulated=target.simulator is not None,
             environment=environment_of(judgement.facts),

@@ -30,12 +30,19 @@ REPORT_LIMIT_BYTES: Final = 4 << 20
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """The same INT8 file judged without this processor's INT8 kernels, in points and dB."""
+    """The same INT8 file judged without this processor's INT8 kernels, in points and dB.
+
+    ``kernels_*`` are what the kernels made of the same ``samples``.
+    """
 
     judged_by: str
+    samples: int
     drop: float
     ci95: tuple[float, float]
     sqnr_db: float | None
+    kernels_drop: float
+    kernels_ci95: tuple[float, float]
+    kernels_sqnr_db: float | None
 
 
 class QuantizationReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -132,16 +132,18 @@ def data_words(audit: DataAudit) -> str:
 def simulation_words(report: QuantizationReport) -> Iterator[str]:
     """Yield that this processor's kernels, and not quantization, lost something; if they did."""
     simulation = report.simulation
-    if simulation is None or None in {simulation.sqnr_db, report.sqnr_db}:
+    if simulation is None or None in {simulation.sqnr_db, simulation.kernels_sqnr_db}:
         return
-    kernels = (simulation.sqnr_db or 0.0) - (report.sqnr_db or 0.0)
-    if abs(kernels) < KERNELS_DB and simulation.ci95[0] <= report.ci95[1]:
+    lost_db = (simulation.sqnr_db or 0.0) - (simulation.kernels_sqnr_db or 0.0)
+    if abs(lost_db) < KERNELS_DB and simulation.ci95[0] <= simulation.kernels_ci95[1]:
         return
     yield (
-        f"without this processor's INT8 kernels ({simulation.judged_by}) the drop is "
-        f"{drop_words(simulation.drop, simulation.ci95)} at {decibels(simulation.sqnr_db)}, with "
-        f"them {drop_words(report.drop, report.ci95)} at {decibels(report.sqnr_db)}: the "
-        "difference is the kernels', not quantization's"
+        f"without this processor's INT8 kernels ({simulation.judged_by}) the drop of "
+        f"{simulation.samples} samples is {drop_words(simulation.drop, simulation.ci95)} at "
+        f"{decibels(simulation.sqnr_db)}, with them "
+        f"{drop_words(simulation.kernels_drop, simulation.kernels_ci95)} at "
+        f"{decibels(simulation.kernels_sqnr_db)}: the difference is the kernels', not "
+        "quantization's"
     )
 
 
