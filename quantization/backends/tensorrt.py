@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from asdic.contract.errors import MissingPackageError
+from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.backends.backend import (
@@ -100,7 +100,11 @@ class _Graph:
 def tensors_of(
     graph: Any, samples: Sequence[Tensors], names: Sequence[str]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield tensors of an ONNX model by name, in float arithmetic, one sample after another."""
+    """Yield tensors of an ONNX model by name, in float arithmetic, one sample after another.
+
+    Raises:
+        QuantizationError: ONNX Runtime cannot compute the model.
+    """
     onnx = _onnx()
     import onnxruntime
 
@@ -111,15 +115,16 @@ def tensors_of(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        wide.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    for sample in samples:
-        computed = [name for name in names if name not in sample]
-        answers = session.run(computed, dict(sample))
-        yield {name: sample[name] for name in names if name in sample} | dict(
-            zip(computed, answers, strict=True)
+    try:
+        session = onnxruntime.InferenceSession(
+            wide.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+        for sample in samples:
+            answers = session.run(None, dict(sample))  # an empty list of names would mean all
+            found = dict(zip((one.name for one in session.get_outputs()), answers, strict=True))
+            yield {name: sample[name] if name in sample else found[name] for name in names}
+    except Exception as error:  # its exceptions have no public base but Exception
+        raise QuantizationError(f"ONNX Runtime failed: {error}") from error
 
 
 def _onnx() -> Any:
