@@ -107,8 +107,8 @@ class LiteRtGraph:
             numbers = [index for index in inputs if self._tensors[index].holds_numbers]
             active = tuple(index for index in numbers if not self._tensors[index].is_constant)
             constant = next((index for index in numbers if index not in active), None)
-            output = int(one["outputs"][0])
-            if active and self._tensors[output].holds_numbers:
+            output = next(iter(map(int, one["outputs"])), -1)
+            if active and output in self._tensors and self._tensors[output].holds_numbers:
                 yield _Operator(
                     type=str(one["op_name"]),
                     inputs=active,

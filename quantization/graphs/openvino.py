@@ -63,21 +63,21 @@ class OpenVinoGraph:
     """One ``.xml`` file with its ``.bin`` beside it, float or INT8."""
 
     def __init__(self, path: Path) -> None:
-        core = _library().Core()
+        self._path = path
+        self._core = _library().Core()
+        self._request: Any = None
         try:
-            model = core.read_model(str(path))
-            reading = _Reading(model)
+            self._model = self._core.read_model(str(path))
+            reading = _Reading(self._model)
             found = reading.found()
-            model.add_outputs([reading.ports[one.answer] for one in found])
-            settings = {**FLOAT_SETTINGS, "INFERENCE_NUM_THREADS": usable_threads()}
-            self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
+            self._model.add_outputs([reading.ports[one.answer] for one in found])
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
-            raise QuantizationError(f"OpenVINO cannot read {path}: {reason}") from error
+            raise _unreadable(path, error) from error
         places = {
-            _id(port.get_node().input_value(0)): number for number, port in enumerate(model.outputs)
+            _id(port.get_node().input_value(0)): number
+            for number, port in enumerate(self._model.outputs)
         }
-        self._inputs = [_name(port) for port in model.inputs]
+        self._inputs = [_name(port) for port in self._model.inputs]
         self._answers = {one.layer.name: places[one.answer] for one in found}
         self._weights = {
             one.layer.name: reading.ports[one.weights] for one in found if one.weights is not None
@@ -85,7 +85,13 @@ class OpenVinoGraph:
         self.layers = tuple(one.layer for one in found)
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
-        """Return what every layer answers."""
+        """Return what every layer answers. The first time takes longer: the model is compiled.
+
+        Raises:
+            QuantizationError: OpenVINO cannot compile it.
+        """
+        if self._request is None:
+            self._request = self._compiled().create_infer_request()
         self._request.infer([tensors[name] for name in self._inputs])
         return {
             name: np.array(self._request.get_output_tensor(number).data, np.float32)
@@ -99,7 +105,7 @@ class OpenVinoGraph:
 
     def close(self) -> None:
         """Free the model."""
-        self._request = None
+        self._request = self._model = None
         self._weights = {}
 
     def __enter__(self) -> Self:
@@ -112,6 +118,13 @@ class OpenVinoGraph:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _compiled(self) -> Any:
+        settings = {**FLOAT_SETTINGS, "INFERENCE_NUM_THREADS": usable_threads()}
+        try:
+            return self._core.compile_model(self._model, "CPU", settings)
+        except RuntimeError as error:
+            raise _unreadable(self._path, error) from error
 
 
 class _Reading(Reading):
@@ -253,6 +266,11 @@ def _name(port: Any) -> str:
     """Return the name of an input as ``device/runner/openvino.py`` has it."""
     names = port.get_names()
     return min(names) if names else str(port.get_node().get_friendly_name())
+
+
+def _unreadable(path: Path, error: RuntimeError) -> QuantizationError:
+    reason = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
+    return QuantizationError(f"OpenVINO cannot read {path}: {reason}")
 
 
 def _library() -> Any:
