@@ -34,12 +34,12 @@ class Placement:
     def notes(self) -> tuple[str, ...]:
         """What stays float that TensorRT could have fused, in words."""
         counts = (
-            ("layers", self.layers, self.int8_layers),
-            ("residual additions", self.additions, self.int8_additions),
-            ("concatenations", self.concatenations, self.int8_concatenations),
+            ("layer(s)", self.layers, self.int8_layers),
+            ("residual addition(s)", self.additions, self.int8_additions),
+            ("concatenation(s)", self.concatenations, self.int8_concatenations),
         )
         return tuple(
-            f"{all_ - int8} of {all_} {what} stay(s) float"
+            f"{all_ - int8} of {all_} {what} stay float"
             for what, all_, int8 in counts
             if all_ > int8
         )
