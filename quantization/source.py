@@ -81,9 +81,7 @@ def read_source(
         raise ConfigError(f"there is no model at {path}")
     description, weights = _described(path)
     if description is not None and description.factory:
-        chosen = Reading(
-            shapes={spec.name: spec.shape for spec in description.inputs}, weights=weights
-        )
+        chosen = Reading(shapes=_described_shapes(description), weights=weights)
         found, folder = _read(
             FrontEnd.FACTORY, weights, workspace, chosen, workers, factory=description.factory
         )

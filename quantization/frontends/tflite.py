@@ -46,8 +46,8 @@ def from_tflite(path: Path, folder: Path, shapes: Shapes) -> Found:
     write_file(folder / FILE, content)
     if stored:
         notes.append(
-            f"{stored} weight(s) were stored as integers or in half precision; they are taken as the numbers that "
-            "these stand for"
+            f"{stored} weight(s) were stored as integers or in half precision; they are taken as "
+            "the numbers that these stand for"
         )
     found_inputs, found_outputs = _details(interpreter)
     return Found(
@@ -162,12 +162,12 @@ def _drop_dequantize(schema: Any, model: Any) -> None:
     codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in model.operatorCodes]
     kept = []
     for operator in graph.operators:
-        source = graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
-        is_weight = source is not None and model.buffers[source.buffer].data is not None
-        if codes[operator.opcodeIndex] == schema.BuiltinOperator.DEQUANTIZE and is_weight:
-            graph.tensors[operator.outputs[0]].buffer = source.buffer
-        else:
-            kept.append(operator)
+        if codes[operator.opcodeIndex] == schema.BuiltinOperator.DEQUANTIZE:
+            source = graph.tensors[operator.inputs[0]].buffer
+            if model.buffers[source].data is not None:
+                graph.tensors[operator.outputs[0]].buffer = source
+                continue
+        kept.append(operator)
     graph.operators = kept
 
 

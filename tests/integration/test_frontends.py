@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import warnings
 import zipfile
@@ -14,18 +15,20 @@ import onnx
 import pytest
 import torch
 
-from asdic.contract.errors import ConfigError, QuantizationError, UnsupportedModelError
-from asdic.contract.target import ModelFormat
+from asdic.contract.errors import ConfigError, UnsupportedModelError
 from asdic.contract.variant import ArrayInput, ClassOutput, ImageInput, MaskOutput, TensorSpec
-from asdic.quantization.job import ConvertJob, Workers, write_calibration
-from asdic.quantization.kinds import FloatModel, SourceKind
+from asdic.quantization.frontends import sizes
+from asdic.quantization.kinds import SourceKind
 from asdic.quantization.source import Reading, read_source
-from tests.support.disc_finder import SIDE, DiscFinder, WithOperator, example
+from tests.support.disc_finder import SIDE, DiscFinder, example
+from tests.support.here import read
 from tests.support.small_models import (
     Clip,
     TwoInputs,
     make_discs,
+    node,
     with_external_weights,
+    write_graph,
     write_onnx,
     write_program,
 )
@@ -34,20 +37,11 @@ IMAGE = TensorSpec(name="image", shape=(1, 1, SIDE, SIDE))
 FACTORY = f"{make_discs.__module__}:{make_discs.__name__}"
 
 
-def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> None:
-    """Convert a model, which compares the result's answers with the source's."""
-    random = np.random.default_rng(0)
-    inputs = {spec.name: random.random(spec.shape, np.float32) for spec in model.description.inputs}
-    write_calibration([inputs], folder / "calibration.npz")
-    job = ConvertJob(model=model, model_format=model_format, calibration=folder / "calibration.npz")
-    Workers().convert(job, folder / "float")
-
-
 # What is read, and what is assumed
 
 
 def test_an_onnx_file_is_read_with_its_names_and_one_sample_at_a_time(tmp_path: Path) -> None:
-    model = read_source(write_onnx(tmp_path / "discs.onnx", DiscFinder()), tmp_path)
+    model = read(write_onnx(tmp_path / "discs.onnx", DiscFinder()), tmp_path)
     assert model.kind is SourceKind.ONNX
     assert model.description.inputs == (IMAGE,)
     assert isinstance(model.description.postprocessing[0], MaskOutput)
@@ -56,7 +50,7 @@ def test_an_onnx_file_is_read_with_its_names_and_one_sample_at_a_time(tmp_path: 
 
 def test_a_program_with_two_inputs_and_outputs_is_read(tmp_path: Path) -> None:
     path = write_program(tmp_path / "two.pt2", TwoInputs(), example(), torch.ones(1, 1))
-    description = read_source(path, tmp_path).description
+    description = read(path, tmp_path).description
     assert [type(rule) for rule in description.preprocessing] == [ImageInput, ArrayInput]
     assert [type(rule) for rule in description.postprocessing] == [MaskOutput, ClassOutput]
     assert [spec.name for spec in description.outputs] == ["output_0", "output_1"]
@@ -64,21 +58,21 @@ def test_a_program_with_two_inputs_and_outputs_is_read(tmp_path: Path) -> None:
 
 def test_a_clip_is_an_array(tmp_path: Path) -> None:
     path = write_program(tmp_path / "clip.pt2", Clip(), torch.zeros(1, 1, 8, 16, 16))
-    (rule,) = read_source(path, tmp_path).description.preprocessing
+    (rule,) = read(path, tmp_path).description.preprocessing
     assert isinstance(rule, ArrayInput)
 
 
 def test_a_factory_with_weights_is_read(tmp_path: Path) -> None:
     torch.save(DiscFinder().state_dict(), tmp_path / "weights.pt")
     reading = Reading(shapes={"image": IMAGE.shape}, weights=tmp_path / "weights.pt")
-    model = read_source(FACTORY, tmp_path, reading=reading)
+    model = read(FACTORY, tmp_path, reading=reading)
     assert (model.name, model.description.inputs) == ("make_discs", (IMAGE,))
 
 
 def test_integer_weights_of_a_tflite_file_are_taken_as_numbers(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    model = read_source(shared_data / "models" / "kws_fp32.tflite", tmp_path)
+    model = read(shared_data / "models" / "kws_fp32.tflite", tmp_path)
     assert model.kind is SourceKind.TFLITE
     assert any("stored as integers" in line for line in model.assumptions)
     assert model.description.task == "classification"
@@ -87,7 +81,7 @@ def test_integer_weights_of_a_tflite_file_are_taken_as_numbers(
 def test_a_description_beside_a_file_counts(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "discs.onnx", DiscFinder())
     (tmp_path / "model.toml").write_text(DESCRIPTION)
-    model = read_source(path, tmp_path)
+    model = read(path, tmp_path)
     assert (model.name, model.assumptions[1:]) == ("by-hand", ())
     assert model.description.outputs[0].name == "lesion"
 
@@ -121,7 +115,7 @@ def test_a_description_that_does_not_fit_the_file_is_refused(tmp_path: Path) -> 
     write_onnx(tmp_path / "discs.onnx", DiscFinder())
     (tmp_path / "model.toml").write_text(DESCRIPTION.replace(f"{SIDE}]", "48]"))
     with pytest.raises(ConfigError, match=r"does not fit|model.toml gives discs.onnx"):
-        read_source(tmp_path, tmp_path)
+        read(tmp_path, tmp_path)
 
 
 # Keras
@@ -157,13 +151,43 @@ def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["classes.keras", "classes"])
-@pytest.mark.parametrize("model_format", ModelFormat)
-def test_keras_models_reach_every_format(
-    keras_folder: Path, tmp_path: Path, name: str, model_format: ModelFormat
+def test_keras_models_are_read_with_their_names(
+    keras_folder: Path, tmp_path: Path, name: str
 ) -> None:
-    model = read_source(keras_folder / name, tmp_path)
-    assert (model.kind, model.description.inputs[0].name) == (SourceKind.TFLITE, "image")
-    convert(model, model_format, tmp_path)
+    description = read(keras_folder / name, tmp_path).description
+    assert [spec.name for spec in description.inputs] == ["image"]
+    assert isinstance(description.preprocessing[0], ImageInput)
+    assert description.outputs[0].shape == (1, 3)
+
+
+def test_a_keras_model_with_two_inputs_and_outputs_keeps_its_names(tmp_path: Path) -> None:
+    keras = _keras()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _two_inputs(keras).save(tmp_path / "two.keras")
+    description = read(tmp_path / "two.keras", tmp_path).description
+    assert sorted(spec.name for spec in description.inputs) == ["extra", "image"]
+    assert sorted(spec.name for spec in description.outputs) == ["mask", "scores"]
+
+
+def _two_inputs(keras: Any) -> Any:
+    image, extra = keras.Input((SIDE, SIDE, 1), name="image"), keras.Input((3,), name="extra")
+    mask = keras.layers.Conv2D(1, 3, padding="same")(image)
+    scores = keras.layers.Add()([keras.layers.Dense(3)(keras.layers.Flatten()(mask)), extra])
+    return keras.Model({"image": image, "extra": extra}, {"mask": mask, "scores": scores})
+
+
+def test_a_saved_model_that_writes_files_is_not_opened(tmp_path: Path) -> None:
+    _keras()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel()
+    node = saved.meta_graphs.add().graph_def.node.add()
+    node.name, node.op = "notes", "WriteFile"
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with pytest.raises(ConfigError, match=r"uses WriteFile \(the node 'notes'\)"):
+        read(tmp_path / "saved", tmp_path)
 
 
 def test_code_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
@@ -175,36 +199,8 @@ def test_code_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
     model.save(tmp_path / "lambda.keras")
     trap.unlink(missing_ok=True)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_source(tmp_path / "lambda.keras", tmp_path)
+        read(tmp_path / "lambda.keras", tmp_path)
     assert not trap.exists()
-
-
-# Which kind reaches which format
-
-
-@pytest.mark.parametrize("model_format", ModelFormat)
-def test_an_onnx_file_answers_the_same_in_every_format(
-    tmp_path: Path, model_format: ModelFormat
-) -> None:
-    model = read_source(write_onnx(tmp_path / "discs.onnx", DiscFinder()), tmp_path)
-    convert(model, model_format, tmp_path)
-
-
-@pytest.mark.parametrize("model_format", ModelFormat)
-def test_a_tflite_file_answers_the_same_in_every_format(
-    shared_data: Path, tmp_path: Path, model_format: ModelFormat
-) -> None:
-    convert(
-        read_source(shared_data / "models" / "kws_fp32.tflite", tmp_path), model_format, tmp_path
-    )
-
-
-@pytest.mark.parametrize("model_format", ModelFormat)
-def test_several_inputs_and_outputs_answer_the_same_in_every_format(
-    tmp_path: Path, model_format: ModelFormat
-) -> None:
-    path = write_program(tmp_path / "two.pt2", TwoInputs(), example(), torch.ones(1, 1))
-    convert(read_source(path, tmp_path), model_format, tmp_path)
 
 
 # Bad input
@@ -215,9 +211,9 @@ def test_open_sides_are_asked_for_and_fixed_by_a_shape(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedModelError, match=r"'image' has the shape batchx1xheightxwidth.*--input-shape"
     ):
-        read_source(path, tmp_path)
+        read(path, tmp_path)
     shape = (1, 1, 48, 64)
-    model = read_source(path, tmp_path, reading=Reading(shapes={"": shape}))
+    model = read(path, tmp_path, reading=Reading(shapes={"": shape}))
     assert model.description.outputs[0].shape == shape
 
 
@@ -225,8 +221,8 @@ def test_open_sides_of_a_program_are_fixed_by_a_shape(tmp_path: Path) -> None:
     sides = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     path = write_program(tmp_path / "discs.pt2", DiscFinder(), example(), dynamic_shapes=(sides,))
     with pytest.raises(UnsupportedModelError, match="--input-shape image=1x"):
-        read_source(path, tmp_path)
-    model = read_source(path, tmp_path, reading=Reading(shapes={"image": (1, 1, 48, 48)}))
+        read(path, tmp_path)
+    model = read(path, tmp_path, reading=Reading(shapes={"image": (1, 1, 48, 48)}))
     assert model.description.inputs[0].shape == (1, 1, 48, 48)
 
 
@@ -242,14 +238,14 @@ def test_a_shape_that_does_not_fit_is_refused(
 ) -> None:
     path = write_onnx(tmp_path / "discs.onnx", DiscFinder())
     with pytest.raises(ConfigError, match=words):
-        read_source(path, tmp_path, reading=Reading(shapes=shapes))
+        read(path, tmp_path, reading=Reading(shapes=shapes))
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd"])
 def test_weights_out_of_the_models_folder_are_refused(tmp_path: Path, location: str) -> None:
     path = with_external_weights(write_onnx(tmp_path / "discs.onnx", DiscFinder()), location)
     with pytest.raises(ConfigError, match="out of the model's folder"):
-        read_source(path, tmp_path)
+        read(path, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.tflite", "model.keras", "model.pt2"])
@@ -258,13 +254,13 @@ def test_rubbish_is_one_clear_line(tmp_path: Path, name: str) -> None:
         _keras()
     (tmp_path / name).write_bytes(b"rubbish" * 100)
     with pytest.raises(ConfigError, match=rf"{name} is not [^\n]*$"):
-        read_source(tmp_path / name, tmp_path)
+        read(tmp_path / name, tmp_path)
 
 
 def test_a_file_of_an_unknown_kind_is_refused_and_what_is_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"does not read; it reads \.pt2, .*\.onnx"):
-        read_source(tmp_path / "model.h5", tmp_path)
+        read(tmp_path / "model.h5", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -278,58 +274,34 @@ def test_a_file_of_an_unknown_kind_is_refused_and_what_is_read_is_said(tmp_path:
 )
 def test_a_factory_that_fails_is_one_clear_line(tmp_path: Path, factory: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_source(factory, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
+        read(factory, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
 
 
 def test_weights_that_are_a_pickle_are_not_opened(tmp_path: Path) -> None:
     torch.save({"finder": DiscFinder()}, tmp_path / "weights.pt")
     reading = Reading(shapes={"image": IMAGE.shape}, weights=tmp_path / "weights.pt")
     with pytest.raises(ConfigError, match="holds more than weights"):
-        read_source(FACTORY, tmp_path, reading=reading)
+        read(FACTORY, tmp_path, reading=reading)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save(Clip().state_dict(), tmp_path / "weights.pt")
     reading = Reading(shapes={"image": IMAGE.shape}, weights=tmp_path / "weights.pt")
     with pytest.raises(ConfigError, match="weights of another model"):
-        read_source(FACTORY, tmp_path, reading=reading)
-
-
-def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
-    network = DiscFinder()
-    with torch.no_grad():
-        network.gain.weight[0, 3] = float("nan")
-    path = write_program(tmp_path / "nan.pt2", network, example())
-    with pytest.raises(QuantizationError, match=r"'gain\.weight' holds NaN or infinity in 1 of 8"):
-        convert(read_source(path, tmp_path), ModelFormat.OPENVINO_IR, tmp_path)
-
-
-def test_an_unsupported_operator_is_named_with_its_layer(tmp_path: Path) -> None:
-    class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = WithOperator()
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.head(image)
-            return answer
-
-    path = write_program(tmp_path / "bessel.pt2", Wrapped(), example())
-    with pytest.raises(UnsupportedModelError, match=r"bessel_j0 \(in the layer 'head'\)"):
-        convert(read_source(path, tmp_path), ModelFormat.OPENVINO_IR, tmp_path)
+        read(FACTORY, tmp_path, reading=reading)
 
 
 def test_an_archive_without_a_model_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("notes.txt", "nothing")
     with pytest.raises(ConfigError, match="holds weights without code"):
-        read_source(tmp_path / "model.pt", tmp_path)
+        read(tmp_path / "model.pt", tmp_path)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"neither model.toml nor saved_model.pb"):
-        read_source(tmp_path / "empty", tmp_path)
+        read(tmp_path / "empty", tmp_path)
 
 
 def test_an_old_onnx_file_is_brought_to_a_newer_opset(tmp_path: Path) -> None:
@@ -344,5 +316,144 @@ def test_an_old_onnx_file_is_brought_to_a_newer_opset(tmp_path: Path) -> None:
     onnx.save(
         onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "old.onnx"
     )
-    model = read_source(tmp_path / "old.onnx", tmp_path)
+    model = read(tmp_path / "old.onnx", tmp_path)
     assert onnx.load(model.path).opset_import[0].version >= 13
+
+
+def test_a_quantized_onnx_file_is_refused(tmp_path: Path) -> None:
+    path = write_graph(
+        tmp_path / "q.onnx",
+        [
+            node("QuantizeLinear", ["x", "scale"], ["q"], name="first"),
+            node("DequantizeLinear", ["q", "scale"], ["y"]),
+        ],
+        {"scale": np.array(0.1, np.float32)},
+    )
+    with pytest.raises(UnsupportedModelError, match=r"quantized already \(.*the node 'first'\)"):
+        read(path, tmp_path)
+
+
+def test_integer_weights_of_an_onnx_file_are_taken_as_numbers(tmp_path: Path) -> None:
+    path = write_graph(
+        tmp_path / "stored.onnx",
+        [node("DequantizeLinear", ["w", "s"], ["real"]), node("Add", ["x", "real"], ["y"])],
+        {"w": np.array([2, -4], np.int8), "s": np.array(0.5, np.float32)},
+        shape=(1, 2),
+        outputs={"y": 2},
+    )
+    model = read(path, tmp_path)
+    assert any("stored as integers" in line for line in model.assumptions)
+    (weight,) = (one for one in onnx.load(model.path).graph.initializer if one.name == "real")
+    assert onnx.numpy_helper.to_array(weight).tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("domain", ["", "my.ops"])
+def test_an_operator_that_nobody_knows_is_named_with_its_node(tmp_path: Path, domain: str) -> None:
+    path = write_graph(
+        tmp_path / "froz.onnx", [node("Froz", ["x"], ["y"], name="/head/froz", domain=domain)], {}
+    )
+    with pytest.raises(UnsupportedModelError, match=r"Froz \(the node '/head/froz'\)"):
+        read(path, tmp_path)
+
+
+def test_an_onnx_file_that_answers_numbers_of_classes_is_refused(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "arg.onnx", [node("ArgMax", ["x"], ["y"], axis=1)], {}, kind=7)
+    with pytest.raises(UnsupportedModelError, match="'y' is int64"):
+        read(path, tmp_path)
+
+
+def test_a_program_that_takes_integers_is_refused(tmp_path: Path) -> None:
+    path = write_program(tmp_path / "int.pt2", torch.nn.Embedding(4, 2), torch.zeros(1, 3).long())
+    with pytest.raises(UnsupportedModelError, match=r"the input 'input' is torch\.int64"):
+        read(path, tmp_path)
+
+
+def test_the_names_of_a_dict_are_those_of_the_outputs(tmp_path: Path) -> None:
+    reading = Reading(shapes={"": IMAGE.shape})
+    model = read("tests.support.small_models:make_named", tmp_path, reading=reading)
+    assert [spec.name for spec in model.description.outputs] == ["lesion", "quality"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Symbol(", "__import__('pathlib').Path('sprung').touch() or Symbol("),
+        ("torch.ops.aten.conv2d.default", "torch.os.remove"),
+        ("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default"),
+    ],
+)
+def test_code_in_a_program_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trapped = _edited(_open_program(tmp_path), tmp_path / "trapped.pt2", old, new)
+    with pytest.raises(ConfigError, match="which is code; it is not opened"):
+        read(trapped, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
+    assert not (tmp_path / "sprung").exists()
+
+
+SPRINGS = "__import__('pathlib').Path('sprung').touch() is None"
+
+
+def test_code_in_the_guards_of_a_program_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trapped = _edited(
+        _open_program(tmp_path),
+        tmp_path / "trapped.pt2",
+        '"guards_code": [',
+        f'"guards_code": [{json.dumps(SPRINGS)}, ',
+    )
+    read(trapped, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
+    assert not (tmp_path / "sprung").exists()
+
+
+def _open_program(folder: Path) -> Path:
+    """Write a program whose height and width are open, and which has guards about them."""
+    sides = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    return write_program(
+        folder / "open.pt2", torch.nn.Conv2d(1, 8, 3), example(), dynamic_shapes=(sides,)
+    )
+
+
+def _edited(source: Path, target: Path, old: str, new: str) -> Path:
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for name in before.namelist():
+            content = before.read(name)
+            if name.endswith("models/model.json"):
+                assert old.encode() in content
+                content = content.replace(old.encode(), new.encode(), 1)
+            after.writestr(name, content)
+    return target
+
+
+def test_torchscript_that_writes_files_is_not_opened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/constants.pkl", b"")
+        archive.writestr("model/code/__torch__.py", b"def forward(self, x):\n  torch.save(x, 'f')")
+    with pytest.raises(ConfigError, match=r"calls torch\.save"):
+        read(tmp_path / "model.pt", tmp_path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "MODEL_LIMIT_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", bytes(2 << 20))
+    with pytest.raises(ConfigError, match=r"holds 2097152 bytes in 1 files"):
+        read(tmp_path / "model.pt2", tmp_path)
+
+
+def test_a_description_may_name_a_factory(tmp_path: Path) -> None:
+    torch.save(DiscFinder().state_dict(), tmp_path / "discs.pt")
+    text = DESCRIPTION.replace('"discs.onnx"', f'"discs.pt"\nfactory = "{FACTORY}"')
+    (tmp_path / "model.toml").write_text(text)
+    model = read(tmp_path, tmp_path / "work")
+    assert (model.kind, model.name, model.assumptions) == (SourceKind.PROGRAM, "by-hand", ())
+
+
+def test_a_worker_reads_what_asdic_quantize_is_given(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "discs.onnx", DiscFinder())
+    assert read_source(path, tmp_path / "a").description == read(path, tmp_path / "b").description

@@ -14,8 +14,9 @@ import torch
 
 from asdic.contract.errors import ConfigError
 from asdic.quantization.frontends.torch import read_program
-from asdic.quantization.source import Reading, read_source
+from asdic.quantization.source import Reading
 from tests.support.disc_finder import SIDE, DiscFinder, write_run
+from tests.support.here import read
 
 SIZE = (SIDE, SIDE)
 
@@ -29,19 +30,19 @@ def _scripted(path: Path, network: torch.nn.Module) -> Path:
 
 
 def test_a_run_gives_the_network_that_was_saved(tmp_path: Path) -> None:
-    model = read_source(write_run(tmp_path / "run", tmp_path), tmp_path)
+    model = read(write_run(tmp_path / "run", tmp_path), tmp_path)
     image = torch.rand(1, 1, SIDE, SIDE)
     assert torch.equal(read_program(model.path).module()(image), DiscFinder().eval()(image))
 
 
 def test_a_run_remembers_its_data_until_other_data_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tmp_path / "first")
-    assert read_source(run, tmp_path).data == str(tmp_path / "first")
-    assert read_source(run, tmp_path, data=tmp_path / "other").data == str(tmp_path / "other")
+    assert read(run, tmp_path).data == str(tmp_path / "first")
+    assert read(run, tmp_path, data=tmp_path / "other").data == str(tmp_path / "other")
 
 
 def test_a_torchscript_file_answers_the_same_bit_for_bit(tmp_path: Path) -> None:
-    model = read_source(
+    model = read(
         _scripted(tmp_path / "discs.pt", DiscFinder()), tmp_path, reading=Reading(size=SIZE)
     )
     image = torch.rand(1, 1, SIDE, SIDE)
@@ -49,7 +50,7 @@ def test_a_torchscript_file_answers_the_same_bit_for_bit(tmp_path: Path) -> None
 
 
 def test_what_a_torchscript_file_does_not_say_is_said_to_be_assumed(tmp_path: Path) -> None:
-    model = read_source(
+    model = read(
         _scripted(tmp_path / "discs.pt", DiscFinder()), tmp_path, reading=Reading(size=SIZE)
     )
     assert model.assumptions == (
@@ -62,7 +63,7 @@ def test_the_real_torchscript_network_answers_the_same_bit_for_bit(
     shared_data: Path, tmp_path: Path
 ) -> None:
     path = shared_data / "models" / "carotid.pt"
-    model = read_source(path, tmp_path, reading=Reading(size=(64, 64)))
+    model = read(path, tmp_path, reading=Reading(size=(64, 64)))
     image = torch.rand(1, 1, 64, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,9 +73,7 @@ def test_the_real_torchscript_network_answers_the_same_bit_for_bit(
 
 def test_a_torchscript_file_that_answers_scores_classifies(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 2))
-    model = read_source(
-        _scripted(tmp_path / "classes.pt", network), tmp_path, reading=Reading(size=SIZE)
-    )
+    model = read(_scripted(tmp_path / "classes.pt", network), tmp_path, reading=Reading(size=SIZE))
     assert (model.description.task, model.description.metric) == ("classification", "top1")
     assert model.assumptions[-1] == "the output 'scores' holds the scores of 2 classes"
 
@@ -83,7 +82,7 @@ def test_a_pickle_in_disguise_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     with pytest.raises(ConfigError, match="plain pickles are not opened"):
-        read_source(path, tmp_path)
+        read(path, tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -91,7 +90,7 @@ def test_a_pickled_module_is_refused_without_opening_it(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(_Trap(tmp_path / "sprung"), path)
     with pytest.raises(ConfigError, match="holds weights without code"):
-        read_source(path, tmp_path)
+        read(path, tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -127,7 +126,7 @@ def _saved(value: object) -> bytes:
 
 def test_no_model_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no model at"):
-        read_source(tmp_path / "nothing", tmp_path)
+        read(tmp_path / "nothing", tmp_path)
 
 
 class _Trap:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.support.disc_finder import SIDE, DiscFinder
@@ -41,6 +44,24 @@ class Clip(nn.Module):
         """Return the scores of a clip."""
         scores: Tensor = self.head(torch.relu(self.conv(clip)).mean(dim=(2, 3, 4)))
         return scores
+
+
+class Named(nn.Module):
+    """Takes an image and answers a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finder = DiscFinder()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the logits of a mask, and their mean."""
+        logits = self.finder(image)
+        return {"lesion": logits, "quality": logits.mean((2, 3))}
+
+
+def make_named() -> nn.Module:
+    """Return a model that names its outputs."""
+    return Named()
 
 
 def make_discs() -> nn.Module:
@@ -89,3 +110,37 @@ def with_external_weights(path: Path, location: str) -> Path:
     entry.key, entry.value = "location", location
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def write_graph(
+    path: Path,
+    nodes: Sequence[Any],
+    weights: Mapping[str, NDArray[Any]],
+    *,
+    shape: Sequence[int] = (1, 2, 8, 8),
+    outputs: Mapping[str, int] = MappingProxyType({"y": 4}),
+    kind: int = onnx.TensorProto.FLOAT,
+    opset: int = 18,
+) -> Path:
+    """Write an ONNX file with one input, ``x``, and outputs (name: rank) of open shapes."""
+    info, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        list(nodes),
+        "graph",
+        [info("x", number, list(shape))],
+        [
+            info(name, kind, [f"{name}_{side}" for side in range(rank)])
+            for name, rank in outputs.items()
+        ],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    domains = {one.domain for one in nodes} - {""}
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    opsets += [onnx.helper.make_opsetid(domain, 1) for domain in domains]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
+    """Return an ONNX node."""
+    return onnx.helper.make_node(kind, inputs, outputs, **attributes)
