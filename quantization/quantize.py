@@ -61,6 +61,7 @@ _LOSS: Final = MappingProxyType(
     {True: "the drop", False: "the loss of agreement with FP32, which is not accuracy,"}
 )
 
+DOUBTFUL_POINTS: Final = 10.0
 WORK_FOLDER: Final = ".work"
 _MATERIAL_DIGITS: Final = 16
 _AT_ONCE: Final = 2
@@ -276,7 +277,7 @@ class _Run:
         speed = self._speed(target, climb)
         about = remarks_for(target, labelled=self.inputs.labelled)
         remarks = (*self.inputs.notes, *about, *climb.remarks, *climb.best.files.notes)
-        remarks += tuple(parser_remarks)
+        remarks += (*parser_remarks, *self._doubt(climb))
         report = self._report(target, climb, speed, remarks)
         self.stage(target.name, "writing")
         write_variant(
@@ -291,6 +292,15 @@ class _Run:
         )
         self.stage(target.name, report.summary, done=1, total=1)
         return report
+
+    def _doubt(self, climb: Climb) -> Iterator[str]:
+        """Yield a warning where FP32 itself is so bad that INT8 can hardly lose anything."""
+        fp32, _ = climb.best.judgement.pairing.values()
+        if self.inputs.labelled and fp32 < DOUBTFUL_POINTS:
+            yield (
+                f"FP32 itself has {fp32:.2f} points here, so that INT8 can hardly lose any: is the "
+                "model trained, and do labels and preprocessing fit it?"
+            )
 
     def _speed(self, target: Target, climb: Climb) -> tuple[Speed, ...] | None:
         if not runs_here(target):

@@ -101,6 +101,8 @@ def _converted(model: FloatModel, inner: Any, program: Any = None) -> bytes:
                 for number, (name, answer) in enumerate(zip(outputs, answers, strict=True))
             }
 
+    # The file's layers are called by this, and a report shows their names.
+    ChannelsLast.__module__, ChannelsLast.__qualname__ = "asdic", "Model"
     examples = {
         _place(number): torch.zeros(_last_spec(spec, flipped).shape)
         for number, spec in enumerate(model.description.inputs)
