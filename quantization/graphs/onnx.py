@@ -147,9 +147,9 @@ class _Reading(Reading):
 
     def _take_operator(self, node: Any, answers: list[str], active: list[str]) -> None:
         kind = node.op_type
-        is_int8 = self.int8.issuperset(active)
-        if kind in _MOVES and is_int8:
-            self.int8.update(answers)
+        is_int8 = all(one in self.int8 for one in active)
+        if kind in _MOVES:
+            self.note_moved(active, answers)
         weights = None
         if kind in _MACS:
             weights = next((name for name in node.input[:2] if name not in self.sources), None)

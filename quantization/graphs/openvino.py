@@ -54,9 +54,12 @@ _MOVES: Final = frozenset(
         *("SpaceToDepth", "BatchToSpace", "SpaceToBatch", "ReduceMax", "Gather"),
     }
 )
+# What OpenVINO computes in float where the codes of its activations have a zero point.
+_WITHOUT_ZERO_POINT: Final = frozenset({"ConvolutionBackpropData", "GroupConvolutionBackpropData"})
 _ACTIVATIONS: Final = frozenset({"Relu", "Clamp", "PRelu"})
 _INTEGERS: Final = frozenset({"i8", "u8"})
 _LEVELS: Final = 256
+_ZERO_POINT_AT_LEAST: Final = 0.01  # of a code; less is the rounding of float32
 
 
 class OpenVinoGraph:
@@ -153,13 +156,15 @@ class _Reading(Reading):
 
     def _take_operator(self, node: Any, taken: list[Any], active: list[str]) -> None:
         kind = node.get_type_name()
-        is_int8 = self.int8.issuperset(active)
-        if kind in _MOVES and is_int8:
-            self.int8.update(_id(port) for port in node.outputs())
+        is_int8 = all(one in self.int8 for one in active)
+        if kind in _MOVES:
+            self.note_moved(active, [_id(port) for port in node.outputs()])
         weights = None
         if kind in _MACS or kind == "MatMul":
             weights = next((port for port in taken[:2] if _id(port) not in self.sources), None)
             is_int8 = is_int8 and (weights is None or _is_stored_int8(weights))
+        if kind in _WITHOUT_ZERO_POINT:
+            is_int8 = is_int8 and not _has_zero_point(self.int8[active[0]])
         self.operators.append(
             Operator(
                 name=node.get_friendly_name(),
@@ -206,6 +211,13 @@ def _codes(node: Any) -> Codes | None:
         low, high = low.reshape(()), high.reshape(())
     scale = np.maximum((high - low) / (levels - 1), np.finfo(np.float32).tiny)
     return Codes(scale=scale, zero_point=-low / scale, low=0, high=levels - 1)
+
+
+def _has_zero_point(codes: Codes) -> bool:
+    """Return whether zero is neither the first of the codes (u8) nor in their middle (i8)."""
+    places = np.array([codes.low, (codes.low + codes.high + 1) // 2])
+    distance = np.abs(codes.zero_point.reshape(-1, 1) - places).min(axis=1)
+    return bool((distance > _ZERO_POINT_AT_LEAST).any())
 
 
 def _is_stored_int8(port: Any) -> bool:

@@ -79,12 +79,12 @@ class Reading:
     """What is known of a graph whose roundings are operators, after each of its operators.
 
     ``sources`` gives each activation as it was before it was rounded, ``rounded`` what such a one
-    was rounded to first, and ``int8`` holds those that are INT8 codes, or what these stand for.
+    was rounded to first, and ``int8`` how those are stored that are INT8.
     """
 
     sources: dict[str, str] = field(default_factory=dict)
     rounded: dict[str, tuple[str, Codes]] = field(default_factory=dict)
-    int8: set[str] = field(default_factory=set)
+    int8: dict[str, Codes] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
@@ -96,8 +96,14 @@ class Reading:
         """Take note that ``answer`` is ``taken``, rounded to ``codes`` or, if None, otherwise."""
         source = self.sources[answer] = self.sources[taken]
         if codes is not None:
-            self.int8.add(answer)
+            self.int8[answer] = codes
             self.rounded.setdefault(source, (answer, codes))
+
+    def note_moved(self, taken: Iterable[str], answers: Iterable[str]) -> None:
+        """Take note that ``answers`` are the codes of ``taken``, if all of these are INT8."""
+        codes = [self.int8.get(one) for one in taken]
+        if codes[0] is not None and None not in codes:
+            self.int8.update(dict.fromkeys(answers, codes[0]))
 
     def note_output(self, tensor: str) -> None:
         """Take note of what the model answers with."""

@@ -152,6 +152,17 @@ def test_int8_is_what_openvino_runs_as_int8(floats, recipe, floats_, tmp_path):
         assert by_name(graph) == executed_as_int8(files[0], list(by_name(graph)))
 
 
+@pytest.mark.parametrize(("low", "is_int8"), [(0.0, True), (-1.0, True), (-0.3, False)])
+def test_a_transposed_convolution_is_int8_where_its_codes_have_no_zero_point(
+    low, is_int8, tmp_path
+):
+    high = -low / 128 * 127 if low == -1.0 else 1.0
+    path = mixed_models.write_transposed(tmp_path / "model.xml", low=low, high=high)
+    with open_graph(ModelFormat.OPENVINO_IR, [path]) as graph:
+        assert by_name(graph) == {"up": is_int8}
+        assert executed_as_int8(path, ["up"]) == {"up": is_int8}
+
+
 def executed_as_int8(path: Path, names: Sequence[str]) -> dict[str, bool]:
     """Return which layers OpenVINO's own execution graph computes with integers."""
     import openvino

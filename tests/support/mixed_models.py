@@ -68,6 +68,24 @@ def write_float(model_format: ModelFormat, folder: Path) -> FloatFiles:
     )
 
 
+def write_transposed(path: Path, *, low: float, high: float) -> Path:
+    """Write a transposed convolution of an input that is rounded from ``low`` to ``high``."""
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter(SHAPE, np.float32, name="x")
+    ends = [ops.constant(np.float32(end)) for end in (low, high, low, high)]
+    stored = ops.constant(np.ones((CHANNELS, 4, 2, 2), np.int8))
+    weights = ops.multiply(ops.convert(stored, np.float32), ops.constant(np.float32(0.1)))
+    up = ops.convolution_backprop_data(
+        ops.fake_quantize(x, *ends, 256), weights, [2, 2], None, [0, 0], [0, 0], [1, 1]
+    )
+    up.set_friendly_name("up")
+    up.output(0).set_names({"y"})
+    openvino.save_model(openvino.Model([up], [x], "transposed"), path, compress_to_fp16=False)
+    return path
+
+
 def _write_openvino(folder: Path) -> tuple[str, ...]:
     import openvino
     from openvino import opset13 as ops
