@@ -7,6 +7,7 @@ fault of the quantization, and another box may not have it.
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from asdic.contract.errors import DataError
@@ -19,14 +20,15 @@ from asdic.quantization.ladder import Rung
 from asdic.quantization.report import Simulation
 from asdic.quantization.simulation import open_simulation
 
-SIMULATED: Final = 64
-"""Samples in simulation: reference kernels are some 40 times slower."""
+SIMULATED: Final = MappingProxyType({ModelFormat.TFLITE: 8, ModelFormat.OPENVINO_IR: 64})
+"""Samples in simulation. LiteRT's reference kernels are some 40 times slower than XNNPACK (2 s for a
+U-Net), and no kernel of LiteRT's saturates. A Jetson's graph is judged in simulation anyway."""
 
 
 def judge_without_kernels(
     model_format: ModelFormat, rung: Rung, inputs: Inputs, *, seed: int
 ) -> Simulation | None:
-    """Return what the first ``SIMULATED`` judged samples say without INT8 kernels, and with them.
+    """Return what the first judged samples say without INT8 kernels, and with them.
 
     None for a Jetson's graph, which nothing but the simulation judges here, and where so few
     samples do not suffice for the metric.
@@ -35,9 +37,9 @@ def judge_without_kernels(
         MissingPackageError: The runtime is not installed.
         QuantizationError: An answer is not a number.
     """
-    if model_format is ModelFormat.ONNX_QDQ:
+    if model_format not in SIMULATED:
         return None
-    chosen = rung.judgement.judged[:SIMULATED]
+    chosen = rung.judgement.judged[: SIMULATED[model_format]]
     some = replace(inputs, cases=tuple(inputs.cases[one] for one in chosen))
     engine = open_simulation(model_format, rung.paths)
     delegate = engine.delegate
