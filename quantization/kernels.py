@@ -21,8 +21,8 @@ from asdic.quantization.report import Simulation
 from asdic.quantization.simulation import open_simulation
 
 SIMULATED: Final = MappingProxyType({ModelFormat.TFLITE: 8, ModelFormat.OPENVINO_IR: 64})
-"""Samples in simulation. LiteRT's reference kernels are some 40 times slower than XNNPACK (2 s for a
-U-Net), and no kernel of LiteRT's saturates. A Jetson's graph is judged in simulation anyway."""
+"""Samples in simulation. LiteRT's reference kernels are some 40 times slower than XNNPACK (2 s for
+a U-Net), and no kernel of LiteRT's saturates. A Jetson's graph is judged in simulation anyway."""
 
 
 def judge_without_kernels(
