@@ -48,11 +48,17 @@ def _layer_of(operator: str, program: Any) -> str:
     """Return where in an exported program an operator is, in words, or nothing."""
     named = set(re.split(r"\W+", operator))
     for node in program.graph.nodes if program is not None else ():
-        if node.op == "call_function" and named.intersection(str(node.target).split(".")[1:2]):
+        parts = str(node.target).split(".")[1:2]  # aten.special_bessel_j0.default
+        if node.op == "call_function" and any(_is_same(one, named) for one in parts):
             modules = list(node.meta.get("nn_module_stack", {}).values())
             path = str(modules[-1][0]) if modules else ""
             return f" (in the layer {path!r})" if path else " (in the model's own forward)"
     return ""
+
+
+def _is_same(operator: str, named: set[str]) -> bool:
+    """Return whether an operator is named; converters know some without ``special_``, say."""
+    return any(operator == one or operator.endswith(f"_{one}") for one in named if one)
 
 
 def _node_of(operator: str, graph: Any) -> str:

@@ -11,7 +11,7 @@ from asdic.contract.target import ModelFormat
 from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.frontends.found import Found
 from asdic.quantization.job import ConvertJob, ReadJob, Workers, write_calibration
-from asdic.quantization.kinds import FloatModel
+from asdic.quantization.kinds import FloatModel, SourceKind
 from asdic.quantization.source import Reading, read_source
 from asdic.quantization.worker import result_of
 
@@ -37,12 +37,18 @@ def read(
 
 
 def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> FloatFiles:
-    """Convert a model into ``folder``, which compares the result's answers with the source's."""
+    """Convert a model into ``folder``, which compares the result's answers with the source's.
+
+    litert-torch runs in a worker: it brings JAX, and no process can fork quietly after that.
+    """
     random = np.random.default_rng(0)
     inputs = {spec.name: random.random(spec.shape, np.float32) for spec in model.description.inputs}
+    calibration = folder.with_suffix(".npz")
+    write_calibration([inputs], calibration)
+    job = ConvertJob(model=model, model_format=model_format, calibration=calibration)
+    if model_format is ModelFormat.TFLITE and model.kind is not SourceKind.TFLITE:
+        return Workers().convert(job, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_calibration([inputs], folder / "calibration.npz")
-    job = ConvertJob(model=model, model_format=model_format, calibration=folder / "calibration.npz")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         files = result_of(job, folder)

@@ -118,18 +118,22 @@ def write_graph(
     weights: Mapping[str, NDArray[Any]],
     *,
     shape: Sequence[int] = (1, 2, 8, 8),
-    outputs: Mapping[str, int] = MappingProxyType({"y": 4}),
+    outputs: Mapping[str, int | None] = MappingProxyType({"y": 4}),
     kind: int = onnx.TensorProto.FLOAT,
     opset: int = 18,
 ) -> Path:
-    """Write an ONNX file with one input, ``x``, and outputs (name: rank) of open shapes."""
+    """Write an ONNX file with one input, ``x``, and outputs (name: rank) of open shapes.
+
+    One whose rank is None has no shape at all, which ONNX Runtime takes and ONNX's checker does
+    not.
+    """
     info, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         list(nodes),
         "graph",
         [info("x", number, list(shape))],
         [
-            info(name, kind, [f"{name}_{side}" for side in range(rank)])
+            info(name, kind, None if rank is None else [f"{name}_{side}" for side in range(rank)])
             for name, rank in outputs.items()
         ],
         [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
