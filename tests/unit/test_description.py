@@ -5,6 +5,7 @@ import pytest
 from asdic.contract.errors import ConfigError
 from asdic.contract.variant import ArrayInput, ArrayOutput, ImageInput, MaskOutput, TensorSpec
 from asdic.training.description import ModelDescription, read_description, write_description
+from tests.conftest import REPOSITORY
 
 DESCRIPTION = ModelDescription(
     name="breast",
@@ -39,6 +40,14 @@ def edited(folder, old, new):
 def test_a_description_comes_back_as_it_was_written(tmp_path):
     write_description(tmp_path, DESCRIPTION)
     assert read_description(tmp_path) == DESCRIPTION
+
+
+def test_the_example_in_the_documentation_is_a_description(tmp_path):
+    page = (REPOSITORY / "docs" / "models.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "model.toml").write_text(example)
+    description = read_description(tmp_path)
+    assert [spec.name for spec in description.outputs] == ["lesion", "kind"]
 
 
 def test_what_is_left_out_has_its_default(tmp_path):
