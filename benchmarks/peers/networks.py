@@ -40,11 +40,12 @@ Form: TypeAlias = tuple[InputRule, OutputRule, tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as ``asdic quantize`` takes it, and its samples."""
+    """A model as ``asdic quantize`` takes it, its samples, and the publisher's own INT8 file."""
 
     name: str
     model: Path
     data: Path | str
+    reference: Path | None = None
 
 
 def carotid(folder: Path) -> Subject:
@@ -71,7 +72,13 @@ def efficientnet(folder: Path) -> Subject:
 
 def keywords(folder: Path) -> Subject:
     """MLPerf Tiny's keyword spotting: accuracy on 1,000 real inputs."""
-    return Subject("keyword spotting", DATA / "models" / "kws_fp32.tflite", _keywords(folder))
+    models = DATA / "models"
+    return Subject(
+        "keyword spotting",
+        models / "kws_fp32.tflite",
+        _keywords(folder),
+        reference=models / "kws_int8.tflite",
+    )
 
 
 def mobilenet(folder: Path) -> Subject:

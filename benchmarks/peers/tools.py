@@ -84,6 +84,21 @@ def _nncf_mixed(source: Path, samples: Sequence[Tensors], target: Path) -> None:
 
 
 def _nncf_minmax(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    _nncf_ranges(source, samples, target, "DISABLE", fast_bias_correction=True)
+
+
+def _nncf_minmax_full(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    _nncf_ranges(source, samples, target, "DISABLE", fast_bias_correction=False)
+
+
+def _nncf_minmax_overflow(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    """With 7-bit weights, for processors whose INT8 sums saturate."""
+    _nncf_ranges(source, samples, target, "ENABLE", fast_bias_correction=True)
+
+
+def _nncf_ranges(
+    source: Path, samples: Sequence[Tensors], target: Path, fix: str, **options: Any
+) -> None:
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -93,10 +108,11 @@ def _nncf_minmax(source: Path, samples: Sequence[Tensors], target: Path) -> None
         samples,
         target,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            overflow_fix=OverflowFix.ENABLE,
+            overflow_fix=OverflowFix[fix],
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             weights_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         ),
+        **options,
     )
 
 
@@ -114,22 +130,41 @@ def _runtime_default(source: Path, samples: Sequence[Tensors], target: Path) -> 
     _runtime(source, samples, target)
 
 
+def _runtime_per_channel(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    """What ONNX Runtime's guide asks for its own kernels on processors with VNNI."""
+    _runtime(_prepared(source, target), samples, target, per_channel=True)
+
+
 def _runtime_tensorrt(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    _runtime_symmetric(source, samples, target, "MinMax")
+
+
+def _runtime_entropy(source: Path, samples: Sequence[Tensors], target: Path) -> None:
+    _runtime_symmetric(source, samples, target, "Entropy")
+
+
+def _runtime_symmetric(source: Path, samples: Sequence[Tensors], target: Path, method: str) -> None:
     """What ONNX Runtime's guide asks for TensorRT: symmetric, per channel, prepared first."""
     from onnxruntime import quantization as tools
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = target.with_name("prepared.onnx")
-    quant_pre_process(str(source), str(prepared))
     _runtime(
-        prepared,
+        _prepared(source, target),
         samples,
         target,
         per_channel=True,
         activation_type=tools.QuantType.QInt8,
         weight_type=tools.QuantType.QInt8,
+        calibrate_method=tools.CalibrationMethod[method],
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )
+
+
+def _prepared(source: Path, target: Path) -> Path:
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared))
+    return prepared
 
 
 def _runtime(source: Path, samples: Sequence[Tensors], target: Path, **options: Any) -> None:
@@ -179,9 +214,13 @@ TOOLS: Final = (
     Tool("ai-edge-quantizer", "true min-max", _T, _edge_minmax),
     Tool("NNCF", "default", _O, _nncf_default, is_default=True),
     Tool("NNCF", "mixed full bias", _O, _nncf_mixed),
-    Tool("NNCF", "minmax overflow fix", _O, _nncf_minmax),
+    Tool("NNCF", "minmax", _O, _nncf_minmax),
+    Tool("NNCF", "minmax full bias", _O, _nncf_minmax_full),
+    Tool("NNCF", "minmax overflow fix", _O, _nncf_minmax_overflow),
     Tool("ONNX Runtime", "default", _Q, _runtime_default, is_default=True),
+    Tool("ONNX Runtime", "per channel", _Q, _runtime_per_channel),
     Tool("ONNX Runtime", "for TensorRT", _Q, _runtime_tensorrt),
+    Tool("ONNX Runtime", "for TensorRT entropy", _Q, _runtime_entropy),
     Tool("modelopt", "default max", _Q, _modelopt_max, is_default=True),
     Tool("modelopt", "entropy", _Q, _modelopt_entropy),
 )
