@@ -6,9 +6,10 @@ torch could export one of these 4; onnx2tf does not run on Python 3.11.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -18,6 +19,19 @@ from torch import Tensor
 
 from asdic.quantization.converters.node import Node
 from asdic.quantization.converters.operators import OPERATORS
+
+_NO_PATH: Final = re.compile(r"[^0-9A-Za-z_]+")
+
+
+class _Layer(torch.nn.Module):
+    """One node, as a module of its own, so that the layers of the TFLite file bear its name."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node = node
+
+    def forward(self, *inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+        return OPERATORS[self._node.kind](self._node, *inputs)
 
 
 class Network(torch.nn.Module):
@@ -32,11 +46,13 @@ class Network(torch.nn.Module):
         constants |= dict(_constant_nodes(graph))
         self._inputs = [one.name for one in graph.input if one.name not in constants]
         self._outputs = [one.name for one in graph.output]
-        self._nodes = [
-            (_node(node, opset, constants), list(node.input), list(node.output))
-            for node in graph.node
-            if node.op_type != "Constant"
-        ]
+        self._wires: list[tuple[str, list[str], list[str]]] = []
+        self.layers = torch.nn.ModuleDict()
+        for number, node in enumerate(graph.node):
+            if node.op_type != "Constant":
+                layer = f"{_NO_PATH.sub('_', node.name or node.op_type)}_{number}"
+                self.layers[layer] = _Layer(_node(node, opset, constants))
+                self._wires.append((layer, list(node.input), list(node.output)))
         self._weights: dict[str, str] = {}
         for number, (name, value) in enumerate(constants.items()):
             self._weights[name] = f"weight_{number}"
@@ -47,12 +63,17 @@ class Network(torch.nn.Module):
         values: dict[str, Tensor] = dict(zip(self._inputs, inputs, strict=True))
         for name, weight in self._weights.items():
             values[name] = self.get_buffer(weight)
-        for node, taken, given in self._nodes:
+        for layer, taken, given in self._wires:
             arguments = [values[name] if name else None for name in taken]
-            answer = OPERATORS[node.kind](node, *arguments)
+            answer = self.layers[layer](*arguments)
             answers = answer if isinstance(answer, tuple) else (answer,)
             values.update(zip(given, answers, strict=False))
         return tuple(values[name] for name in self._outputs)
+
+
+# What a TFLite file calls its layers by, and a report shows.
+_Layer.__module__, _Layer.__qualname__ = "asdic", "Node"
+Network.__module__, Network.__qualname__ = "asdic", "Onnx"
 
 
 def read_network(path: Path) -> Network:

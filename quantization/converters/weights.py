@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ def check_weights(model: FloatModel) -> None:
         QuantizationError: One is; the message names it.
         ConfigError: The model cannot be read.
     """
-    for name, values in _READERS[model.kind](model.path):
+    for name, values in READERS[model.kind](model.path):
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             broken = int(values.size - np.isfinite(values).sum())
             raise QuantizationError(
@@ -60,8 +61,11 @@ def _of_tflite(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             yield tensor.name.decode(), np.asarray(data, np.uint8).view(np.float32)
 
 
-_READERS = {
-    SourceKind.PROGRAM: _of_program,
-    SourceKind.ONNX: _of_onnx,
-    SourceKind.TFLITE: _of_tflite,
-}
+READERS: Final = MappingProxyType(
+    {
+        SourceKind.PROGRAM: _of_program,
+        SourceKind.ONNX: _of_onnx,
+        SourceKind.TFLITE: _of_tflite,
+    }
+)
+"""What yields the names and values of the weights of each kind of file."""

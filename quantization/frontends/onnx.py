@@ -106,7 +106,10 @@ def _inputs(model: Any) -> list[Any]:
 
 
 def _fix_inputs(onnx: Any, model: Any, shapes: Shapes, path: Path) -> tuple[str, ...]:
-    inputs = _inputs(model)
+    given = _inputs(model)
+    del model.graph.input[:]
+    model.graph.input.extend(given)
+    inputs = list(model.graph.input)
     names = [one.name for one in inputs]
     check_names(shapes, names)
     notes = []

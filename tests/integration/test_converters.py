@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from asdic.contract.target import ModelFormat
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.converters.converter import CONVERTERS
+from asdic.quantization.converters.weights import READERS
 from asdic.quantization.kinds import FloatModel, SourceKind
 from asdic.quantization.source import Reading
 from tests.conftest import REPOSITORY
@@ -193,6 +195,20 @@ def _onnx_with(value: float, folder: Path) -> tuple[FloatModel, str]:
 def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path, made, value: float) -> None:
     model, name = made(value, tmp_path)
     with pytest.raises(QuantizationError, match=rf"{name}' holds NaN or infinity in 1 of"):
+        convert(model, ModelFormat.OPENVINO_IR, tmp_path / "float")
+
+
+def test_a_weight_of_a_tflite_file_that_is_not_a_number_is_named(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    model = read(shared_data / "models" / "vww_fp32.tflite", tmp_path)
+    (name, values), *_ = (one for one in READERS[SourceKind.TFLITE](model.path) if one[1].size > 8)
+    content = model.path.read_bytes()
+    assert content.count(values.tobytes()) == 1
+    broken = np.array(values)
+    broken[3] = np.nan
+    model.path.write_bytes(content.replace(values.tobytes(), broken.tobytes()))
+    with pytest.raises(QuantizationError, match=f"{re.escape(name)}' holds NaN or infinity in 1"):
         convert(model, ModelFormat.OPENVINO_IR, tmp_path / "float")
 
 

@@ -304,6 +304,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "empty", tmp_path)
 
 
+def test_weights_that_an_old_onnx_file_lists_as_inputs_are_none(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "old.onnx", [node("Add", ["x", "w"], ["y"])], {"w": np.ones(8)})
+    old = onnx.load(path)
+    old.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.ones(8, np.float32), "w"))
+    old.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [8]))
+    onnx.save(old, path)
+    assert [spec.name for spec in read(path, tmp_path).description.inputs] == ["x"]
+
+
 def test_an_old_onnx_file_is_brought_to_a_newer_opset(tmp_path: Path) -> None:
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
