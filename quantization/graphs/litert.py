@@ -7,7 +7,7 @@ what lies between its layers to itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -34,6 +34,8 @@ def _per_output(taken: Shape, weights: Shape, answer: Shape) -> int:
     return math.prod(answer) * math.prod(weights[1:])
 
 
+# The places of the input and of the weights among what an operator takes, where not the first two.
+_PLACES: Final = MappingProxyType({"TRANSPOSE_CONV": (2, 1), "CONV_3D_TRANSPOSE": (2, 1)})
 # What an operator multiplies, from the shapes of its input, weights and answer; see Layer.macs.
 _MACS: Final[Mapping[str, Callable[[Shape, Shape, Shape], int]]] = MappingProxyType(
     {
@@ -103,26 +105,27 @@ class LiteRtGraph:
     def _operators(self) -> Iterator[_Operator]:
         """Yield what takes activations and answers with numbers, in the order of the file."""
         for one in self._interpreter._get_ops_details():
-            inputs = [int(index) for index in one["inputs"] if index >= 0]
-            numbers = [index for index in inputs if self._tensors[index].holds_numbers]
+            inputs = [int(index) for index in one["inputs"]]
+            numbers = [at for at in inputs if at >= 0 and self._tensors[at].holds_numbers]
             active = tuple(index for index in numbers if not self._tensors[index].is_constant)
-            constant = next((index for index in numbers if index not in active), None)
+            factors = _factors(str(one["op_name"]), inputs)
             output = next(iter(map(int, one["outputs"])), -1)
             if active and output in self._tensors and self._tensors[output].holds_numbers:
                 yield _Operator(
                     type=str(one["op_name"]),
                     inputs=active,
                     output=output,
-                    weights=constant if one["op_name"] in _MACS else None,
+                    factors=factors,
+                    weights=next((at for at in factors if self._tensors[at].is_constant), None),
                 )
 
     def _layer(self, name: str, one: _Operator) -> Layer:
         taken = [*one.inputs, *(() if one.weights is None else (one.weights,))]
         shape = self._tensors[one.output].shape
         macs = 0
-        if one.type in _MACS:
-            shapes = (self._tensors[taken[0]].shape, self._tensors[taken[-1]].shape, shape)
-            macs = _MACS[one.type](*shapes) // self._batch
+        if one.factors:
+            input_, weights = (self._tensors[index].shape for index in one.factors)
+            macs = _MACS[one.type](input_, weights, shape) // self._batch
         return Layer(
             name=name,
             kind=kind_word(one.type),
@@ -135,11 +138,16 @@ class LiteRtGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class _Operator:
-    """An operator of the file; tensors by their numbers."""
+    """An operator of the file; tensors by their numbers.
+
+    ``inputs`` are its activations, ``factors`` what it multiplies: input and weights, if it does.
+    ``weights`` are those of them that are constant.
+    """
 
     type: str
     inputs: tuple[int, ...]
     output: int
+    factors: tuple[int, ...]
     weights: int | None
 
 
@@ -205,6 +213,14 @@ class _Tensor:
         """Return how the file stores real values."""
         codes = self.codes
         return np.asarray(values if codes is None else codes.of(values), self.dtype)
+
+
+def _factors(type_: str, inputs: Sequence[int]) -> tuple[int, ...]:
+    """Return which tensors an operator multiplies: its input and its weights."""
+    if type_ not in _MACS:
+        return ()
+    input_, weights = _PLACES.get(type_, (0, 1))
+    return inputs[input_], inputs[weights]
 
 
 def _interpreter(path: Path, content: bytes) -> Any:

@@ -252,12 +252,21 @@ def _tensors(session: Any) -> dict[str, _Tensor]:
     """Return what is known of the inputs and of every answer.
 
     Where a shape is computed inside, it is taken from an inference.
+
+    Raises:
+        QuantizationError: An input's shape is open.
     """
     ports = (*session.get_inputs(), *session.get_outputs())
     found = {
         one.name: _Tensor(dtype=_DTYPES.get(one.type), shape=tuple(one.shape)) for one in ports
     }
     open_ = [name for name, one in found.items() if not all(isinstance(x, int) for x in one.shape)]
+    for one in session.get_inputs():
+        if one.name in open_:
+            raise QuantizationError(
+                f"input {one.name!r} leaves its shape open: {one.shape}; write the file with "
+                "whole numbers in it"
+            )
     if open_:
         zeros = {
             one.name: np.zeros(found[one.name].shape, found[one.name].dtype)

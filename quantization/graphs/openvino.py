@@ -231,35 +231,23 @@ def _is_stored_int8(port: Any) -> bool:
 
 
 def _real(port: Any) -> NDArray[Any]:
-    """Return what the constants behind a port amount to.
+    """Return what the constants behind a port amount to, computed by OpenVINO's own operators.
 
     Raises:
-        QuantizationError: An operator that does not make weights of integers.
+        QuantizationError: An operator answers only while the model runs.
     """
     node = port.get_node()
     if node.get_type_name() == "Constant":
         return np.asarray(node.data)
-    taken = [_real(node.input_value(number)) for number in range(node.get_input_size())]
-    match node.get_type_name():
-        case "Convert":
-            return taken[0].astype(np.float32)
-        case "Multiply":
-            return np.asarray(taken[0] * taken[1])
-        case "Subtract":
-            return np.asarray(taken[0] - taken[1])
-        case "Reshape":
-            return taken[0].reshape(_shape(port))
-        case "FakeQuantize":
-            return _rounded(taken, int(node.get_attributes()["levels"]))
-        case other:
-            raise QuantizationError(f"weights are made by {other} ({node.get_friendly_name()})")
-
-
-def _rounded(taken: list[NDArray[Any]], levels: int) -> NDArray[Any]:
-    """Return FakeQuantize of a constant, as OpenVINO's specification of the operator has it."""
-    values, low, high, bottom, top = taken
-    share = np.clip((values - low) / (high - low), 0.0, 1.0)
-    return np.asarray(np.rint(share * (levels - 1)) / (levels - 1) * (top - bottom) + bottom)
+    tensor = _library().Tensor
+    taken = [tensor(np.array(_real(one), order="C")) for one in node.input_values()]
+    answers = [tensor(one.get_element_type(), one.get_shape()) for one in node.outputs()]
+    if not node.evaluate(answers, taken):
+        raise QuantizationError(
+            f"weights are made by {node.get_type_name()} ({node.get_friendly_name()}), "
+            "which answers only while the model runs"
+        )
+    return np.array(answers[port.get_index()].data)
 
 
 def _is_real(node: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asdic.contract.errors import QuantizationError
 from asdic.contract.target import ModelFormat
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.backends.backend import BACKENDS, FloatFiles
@@ -239,3 +240,80 @@ def test_a_float_layer_among_int8_ones_pairs_in_tflite(keywords, tmp_path):
             assert not by_name(rounded)[layer.name]
             total = sum(one.macs for one in exact.layers)
             assert int8_share(rounded.layers) == 1 - layer.macs / total
+
+
+def test_openvino_weights_are_what_operators_make_of_constants(tmp_path):
+    import openvino
+    from openvino import opset13 as ops
+
+    stored = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    lengths = ops.sqrt(ops.reduce_sum(ops.constant(stored**2), np.array([0]), keep_dims=True))
+    weights = ops.transpose(ops.divide(ops.constant(stored), lengths), np.array([1, 0]))
+    x = ops.parameter((1, 3), np.float32, name="x")
+    y = ops.matmul(x, weights, transpose_a=False, transpose_b=True)
+    y.set_friendly_name("normalized")
+    file = tmp_path / "float.xml"
+    openvino.save_model(openvino.Model([y], [x]), file, compress_to_fp16=False)
+    with open_graph(ModelFormat.OPENVINO_IR, [file]) as graph:
+        expected = (stored / np.linalg.norm(stored, axis=0)).T
+        np.testing.assert_allclose(graph.weights("normalized"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("model_format", HAND_MADE)
+def test_a_shape_left_open_is_refused(model_format, tmp_path):
+    file = OPEN_SHAPES[model_format](tmp_path)
+    with pytest.raises(QuantizationError, match=r"open.*shape|dynamic shape|shape open"):
+        open_graph(model_format, [file])
+
+
+def open_openvino(folder: Path) -> Path:
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter([-1, 3], np.float32, name="x")
+    openvino.save_model(openvino.Model([ops.relu(x)], [x]), folder / "float.xml")
+    return folder / "float.xml"
+
+
+def open_onnx(folder: Path) -> Path:
+    import onnx
+    from onnx import helper
+
+    x, y = (helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, ["n", 3]) for one in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "float.onnx")
+    return folder / "float.onnx"
+
+
+OPEN_SHAPES = {ModelFormat.OPENVINO_IR: open_openvino, ModelFormat.ONNX_QDQ: open_onnx}
+
+
+def test_layers_whose_weights_alone_are_int8_keep_their_size_and_are_not_int8(keywords, tmp_path):
+    folder, files = keywords
+    weights_only = tmp_path / "model.tflite"
+    weights_only.write_bytes(with_weights_in_int8(folder / files.files[0]))
+    with (
+        opened(ModelFormat.TFLITE, *keywords) as exact,
+        open_graph(ModelFormat.TFLITE, [weights_only]) as rounded,
+    ):
+        sizes = {one.name: one.macs for one in exact.layers}
+        assert {one.name: one.macs for one in rounded.layers} == sizes
+        assert int8_share(rounded.layers) == 0.0
+
+
+def with_weights_in_int8(path: Path) -> bytes:
+    """Return a model whose weights are stored as INT8 and made real by an operator."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(str(path))
+    tool.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=8, symmetric=True),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+    )
+    return bytes(tool.quantize().quantized_model)

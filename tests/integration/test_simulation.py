@@ -14,7 +14,7 @@ import pytest
 
 from asdic.contract.errors import ConfigError, ReleaseError
 from asdic.contract.target import ModelFormat, Runtime
-from asdic.device.runner.engine import open_engine
+from asdic.device.runner.engine import Engine, open_engine
 from asdic.quantization.simulation import open_simulation
 from tests.conftest import REPOSITORY
 from tests.support import mixed_models
@@ -64,6 +64,56 @@ def test_openvino_computes_no_layer_with_integers_in_simulation(tmp_path):
     assert precisions["Convolution"] == "f32"
     assert engine.delegate.endswith("simulation: FakeQuantize in float32")
     engine.close()
+
+
+def test_openvino_multiplies_float_activations_in_every_layer_in_simulation(tmp_path):
+    model = write_linear(tmp_path / "model.xml")
+    engines = (
+        open_engine(Runtime.OPENVINO, [model]),
+        open_simulation(ModelFormat.OPENVINO_IR, [model]),
+    )
+    assert [taken_by_linear(one) for one in engines] == [["u8"], ["f32"]]
+
+
+def taken_by_linear(engine: Engine) -> list[str]:
+    """Return the types of what OpenVINO's linear layers take, as its execution graph says."""
+    nodes = engine._compiled.get_runtime_model().get_ordered_ops()
+    return [
+        node.input_value(0).get_element_type().get_type_name()
+        for node in nodes
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+
+
+def test_openvino_does_not_round_what_a_linear_layer_takes_by_itself(tmp_path):
+    engine = open_simulation(ModelFormat.OPENVINO_IR, [write_linear(tmp_path / "model.xml")])
+    codes = np.random.default_rng(1).integers(0, 256, (1, LINEAR))
+    found = engine.run({"x": (codes / 255).astype(np.float32)})["y"]
+    exact = (codes @ linear_weights().T.astype(np.int64)) * (LINEAR_SCALE / 255)
+    np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
+    engine.close()
+
+
+LINEAR, LINEAR_SCALE = 256, 0.01
+
+
+def linear_weights() -> np.ndarray:
+    return np.random.default_rng(0).integers(-127, 128, (LINEAR, LINEAR)).astype(np.int8)
+
+
+def write_linear(path: Path) -> Path:
+    """Write a linear layer as NNCF would: its input rounded, its weights stored as INT8."""
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter((1, LINEAR), np.float32, name="x")
+    ends = [ops.constant(np.float32(end)) for end in (0, 1, 0, 1)]
+    stored = ops.convert(ops.constant(linear_weights()), np.float32)
+    weights = ops.multiply(stored, ops.constant(np.float32(LINEAR_SCALE)))
+    y = ops.matmul(ops.fake_quantize(x, *ends, 256), weights, transpose_a=False, transpose_b=True)
+    y.output(0).set_names({"y"})
+    openvino.save_model(openvino.Model([y], [x], "linear"), path, compress_to_fp16=False)
+    return path
 
 
 def test_litert_simulates_with_reference_kernels(shared_data):
