@@ -27,12 +27,13 @@ STABLE_LAYERS_PERCENT: Final = 95.0
 class RangeChange(msgspec.Struct, frozen=True, kw_only=True):
     """How far the ranges of the first ``samples`` inputs are from those of all of them.
 
-    Shares of the final width (0 to 1), the larger of a range's two ends: ``worst`` and ``median``
-    of the layers.
+    Shares of the final width (0 to 1), the larger of a range's two ends: ``median`` of the layers,
+    ``most``, which ``STABLE_LAYERS_PERCENT`` of them do not exceed, and ``worst`` of all.
     """
 
     samples: int
     worst: float
+    most: float
     median: float
 
 
@@ -90,17 +91,19 @@ def audit(
         raise ConfigError("there are no calibration inputs; give at least 1")
     lows, highs = _running_ranges(graph, calibration)
     change = _changes(lows, highs)
+    most = _most(change)
     return CalibrationAudit(
         samples=len(calibration),
         curve=tuple(
             RangeChange(
                 samples=count,
                 worst=float(change[count - 1].max(initial=0.0)),
+                most=float(most[count - 1]),
                 median=float(np.median(change[count - 1])) if change.shape[1] else 0.0,
             )
             for count in _doubling(len(calibration))
         ),
-        stable_after=_stable_after(change),
+        stable_after=_stable_after(most),
         outside=_outside(graph, evaluation, lows[-1], highs[-1]),
         constant=tuple(constant),
         unreadable=tuple(unreadable),
@@ -138,17 +141,21 @@ def _changes(lows: NDArray[np.float64], highs: NDArray[np.float64]) -> NDArray[n
     return change
 
 
-def _stable_after(change: NDArray[np.float64]) -> int | None:
+def _most(change: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what most layers do not exceed, (inputs,); a model without layers does not change."""
+    if not change.shape[1]:
+        return np.zeros(len(change))
+    return np.asarray(np.percentile(change, STABLE_LAYERS_PERCENT, axis=1))
+
+
+def _stable_after(most: NDArray[np.float64]) -> int | None:
     """Return after how many inputs most ranges are stable.
 
     Ranges only grow, so what is stable stays so. All inputs together always agree with
     themselves: that alone proves nothing.
     """
-    if not change.shape[1]:
-        return None
-    most = np.percentile(change, STABLE_LAYERS_PERCENT, axis=1)
     count = int(np.argmax(most <= STABLE_PERCENT / 100.0)) + 1
-    return count if count < len(change) else None
+    return count if count < len(most) else None
 
 
 def _outside(

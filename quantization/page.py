@@ -15,6 +15,7 @@ from markupsafe import Markup
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import read_bounded
 from asdic.quantization import plots, text
+from asdic.quantization.audit import STABLE_LAYERS_PERCENT
 from asdic.quantization.examples import EXAMPLES_FOLDER
 from asdic.quantization.gate import Verdict
 from asdic.quantization.layers import LayerQuality
@@ -129,9 +130,9 @@ class _Section:
         if audit is None:
             return Markup("")
         return plots.curve(
-            [(one.samples, 100 * one.median) for one in audit.curve],
+            [(one.samples, 100 * one.most) for one in audit.curve],
             across="samples that calibrate",
-            up="% of a layer's range still missing (median)",
+            up=f"% of its range that a layer still lacks ({STABLE_LAYERS_PERCENT:g} % of layers)",
             mark=audit.stable_after,
         )
 

@@ -96,8 +96,8 @@ _REPORT: Final = QuantizationReport(
     audit=CalibrationAudit(
         samples=64,
         curve=(
-            RangeChange(samples=1, worst=0.6, median=0.3),
-            RangeChange(samples=64, worst=0.0, median=0.0),
+            RangeChange(samples=1, worst=0.6, most=0.5, median=0.3),
+            RangeChange(samples=64, worst=0.0, most=0.0, median=0.0),
         ),
         stable_after=40,
         outside=Outside(share=0.001, worst_share=0.01, worst_layer="first"),

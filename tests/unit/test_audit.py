@@ -42,7 +42,9 @@ def test_one_input_proves_nothing():
 def test_one_layer_of_many_may_go_on_growing():
     answers = {str(number): (lambda _: RAMP) for number in range(40)}
     growing = PaperGraph({**answers, "growing": lambda x: x})
-    assert audit(growing, inputs(0.5, 0.7, 1.0), []).stable_after == 1
+    found = audit(growing, inputs(0.5, 0.7, 1.0), [])
+    assert found.stable_after == 1
+    assert (found.curve[0].worst, found.curve[0].most) == (0.5, 0.0)
 
 
 def test_a_range_without_width_does_not_change():
