@@ -74,6 +74,6 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	@echo "asdic: installing what the tests need on top"
+	@echo "asdic: installing what the tests need on top, TensorFlow among it: 1.5 GB on disk"
 	@$(BIN)/python -m pip install -qq $(ASDIC_PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
