@@ -1,7 +1,8 @@
 """A look into TFLite files, as converters and ai-edge-quantizer write them.
 
-A layer is named as the tensor that it answers with. Built-in kernels compute: XNNPACK would keep
-what lies between its layers to itself.
+A layer is named as the tensor that it answers with: ai-edge-quantizer keeps that name, TensorFlow's
+converter puts ``_int8`` behind the model's own outputs. Built-in kernels compute: XNNPACK would
+keep what lies between its layers to itself.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class LiteRtGraph:
         operators = tuple(self._operators())
         rounded = {one.inputs[0]: one.output for one in operators if one.type == "QUANTIZE"}
         found = [one for one in operators if one.type not in _BETWEEN]
-        names = unique(self._tensors[one.output].name for one in found)
+        names = unique(self._tensors[one.output].float_name for one in found)
         self._layers = dict(zip(names, found, strict=True))
         self._answers = {
             name: self._tensors[rounded.get(one.output, one.output)]
@@ -188,6 +189,11 @@ class _Tensor:
     @property
     def is_int8(self) -> bool:
         return self.scale is not None and self.dtype.kind in "iu" and self.dtype.itemsize == 1
+
+    @property
+    def float_name(self) -> str:
+        """What it is called in the float file."""
+        return self.name.removesuffix("_int8") if self.is_int8 else self.name
 
     @property
     def holds_numbers(self) -> bool:

@@ -203,7 +203,17 @@ def test_the_reference_models_have_their_published_size(shared_data):
         assert shares == [0.0, 1.0]
 
 
-def test_reference_files_pair_layer_by_layer(shared_data):
+@pytest.mark.parametrize("name", ["kws", "vww"])
+def test_layers_that_tensorflow_quantized_have_the_names_of_the_float_file(name, shared_data):
+    names = []
+    for precision in ("fp32", "int8"):
+        file = shared_data / "models" / f"{name}_{precision}.tflite"
+        with open_graph(ModelFormat.TFLITE, [file]) as graph:
+            names.append([layer.name for layer in graph.layers])
+    assert names[0] == names[1]
+
+
+def test_reference_files_are_compared_layer_by_layer(shared_data):
     files = [shared_data / "models" / f"kws_{one}.tflite" for one in ("fp32", "int8")]
     stored = np.load(shared_data / "keywords" / "inputs_int8.npz", allow_pickle=False)["x"][:8]
     with (
