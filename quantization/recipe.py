@@ -120,7 +120,7 @@ def _ladder(model_format: ModelFormat, *rungs: str) -> tuple[Recipe, ...]:
 #              30.8 26.4 33.7 34.8; minmax-mixed-layers 27.8 26.7 34.3 33.9. Bias correction: -1.2
 #              to +0.9. NNCF's mse takes 49 s where minmax takes 10. Percentiles of NNCF, a mean
 #              over the inputs, clip: 13.5 7.2 15.8. 7-bit weights cost 3.8 dB on the first and
-#              10.8 on the third, also on a processor without VNNI, where they gained 3.8 on the
+#              8.0 on the third, also on a processor without VNNI, where they gained 3.8 on the
 #              second; so they are tried next where the kernels are seen to saturate.
 #   onnx       minmax 19.0 25.3 - 27.5; best 20.7 26.1 29.1 29.8; best-layers 20.7 24.6 29.4 31.6,
 #              which leaves residual additions float. Bias correction: +0.2 0.0.
