@@ -47,8 +47,8 @@ judge by. *SQNR* is that of all outputs together; *drop* is in points of the met
 interval, INT8 paired with FP32. *Call* is the tool's own, without imports; of asdic, which runs
 with no option, the first rung of its climb with the start of a process and judging. *Process* is
 the whole of it; of asdic the whole command: conversion, all rungs and the report. A Jetson's file
-is judged in simulation, and what breaks TensorRT's rules is not taken for a rival. Without labels
-the metric is agreement with FP32.
+is judged in simulation; what TensorRT-RTX, which stands in for a Jetson's TensorRT, refuses is no
+rival. Without labels the metric is agreement with FP32.
 """
 
 

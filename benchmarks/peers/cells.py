@@ -38,8 +38,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         process_seconds: The tool's whole process; of asdic the whole command.
         judging_seconds: What it took to ask the INT8 file for all samples.
         kernels: For files that are judged in simulation.
-        refused: What TensorRT's rules for a Jetson's graph have against the file, so that it does
-            not count among the best.
+        refused: Why TensorRT-RTX, which stands in for a Jetson's TensorRT, does not take the file:
+            it does not count among the best.
+        placement: What asdic's own rules for a Jetson's graph have against the file.
         gate: What asdic's gate had against it, so that no file would have been written.
         failed: Why there is nothing else.
     """
@@ -65,6 +66,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     kernels: Kernels | None = None
     note: str = ""
     refused: str = ""
+    placement: str = ""
     gate: str = ""
     failed: str = ""
 

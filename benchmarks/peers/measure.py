@@ -32,6 +32,7 @@ from asdic.device.runner.postprocess import Prediction
 from asdic.device.runner.runner import Runner
 from asdic.quantization.backends.backend import FloatFiles
 from asdic.quantization.backends.placement import check_placement
+from asdic.quantization.backends.rtx import try_rtx
 from asdic.quantization.calibration import Inputs, read_inputs
 from asdic.quantization.drop import PairedPoints
 from asdic.quantization.graphs.graph import int8_share, open_graph
@@ -248,6 +249,7 @@ class Bench:
         found = self._judgement(fp32, int8)
         drop, values = found.pairing.drop(), found.pairing.values()
         is_onnx = self.model_format is ModelFormat.ONNX_QDQ
+        refused, placement = _for_tensorrt(made.files[0]) if is_onnx else ("", "")
         return msgspec.structs.replace(
             about,
             metric=found.metric,
@@ -264,7 +266,8 @@ class Bench:
             process_seconds=made.process_seconds,
             judging_seconds=elapsed,
             kernels=self._with_kernels(made.files) if is_onnx else None,
-            refused=_refused(made.files[0]) if is_onnx else "",
+            refused=refused,
+            placement=placement,
         )
 
     def _judgement(self, fp32: tuple[Prediction, ...], int8: tuple[Prediction, ...]) -> Judgement:
@@ -332,13 +335,18 @@ def _share(model_format: ModelFormat, files: Sequence[Path]) -> float | None:
         return None
 
 
-def _refused(path: Path) -> str:
-    """Return what breaks TensorRT's rules, or nothing."""
+def _for_tensorrt(path: Path) -> tuple[str, str]:
+    """Return why TensorRT-RTX refuses a file, or nothing, and what asdic's own rules say of it.
+
+    What it accepts may still run slower than it could: asdic would not write it, but a peer may.
+    """
+    errors = try_rtx(path)
     try:
         check_placement(onnx.load(path))
     except QuantizationError as error:
-        return _last_line(str(error))
-    return ""
+        remark = _last_line(str(error))
+        return ("" if errors is not None and not errors else remark), remark
+    return (_last_line(errors[0]) if errors else ""), ""
 
 
 def _climb(report: QuantizationReport) -> str:

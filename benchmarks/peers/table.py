@@ -7,6 +7,7 @@ be tried next where an aim is missed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,6 +25,8 @@ NOISE_DB: Final = 0.5
 """What is taken for noise."""
 POINTS: Final = 0.5
 SLOWER: Final = 1.3
+_FUSED_NAMES: Final = re.compile(r"(\S+;)+(?=\S)")
+"""What TensorFlow puts before a layer's name: those of all that were fused into it."""
 _HEAD: Final = (
     "| format | tool | SQNR, dB | drop, points | MACs in INT8 | call, s | process, s | |",
     "|---|---|---:|---:|---:|---:|---:|---|",
@@ -53,7 +56,7 @@ class Row:
 
     @property
     def rivals(self) -> tuple[Cell, ...]:
-        """The peers' files that would fly: accepted by TensorRT's rules, and INT8 for the most.
+        """The peers' files that would fly: not refused by TensorRT, and INT8 for the most.
 
         A publisher's file was made of other samples, in no known time: it is shown, no more.
         """
@@ -179,7 +182,9 @@ def _remarks(cell: Cell) -> str:
     if cell.gate:
         found.append(f"asdic's gate: {cell.gate}")
     if cell.refused:
-        found.append(f"not for TensorRT: {cell.refused.rsplit(';', 1)[-1]}")
+        found.append("TensorRT-RTX refuses it")
+    if cell.placement:
+        found.append(_FUSED_NAMES.sub("", cell.placement))
     if cell.kernels is not None:
         sqnr = "equal" if cell.kernels.sqnr_db is None else f"{cell.kernels.sqnr_db:.1f} dB"
         found.append(f"with this processor's kernels {sqnr}, drop {cell.kernels.drop:+.2f}")

@@ -183,5 +183,11 @@ def test_a_missed_aim_says_what_would_be_tried_next() -> None:
     assert f"| *{SQNR}*: {AIMS[SQNR]} | 0 | 1 |" in shown
 
 
+def test_a_layers_name_is_shown_without_what_was_fused_into_it() -> None:
+    placement = "net/relu;net/norm;net/conv holds an int32 bias, which TensorRT refuses"
+    shown = page(cell("peer", refused="no", placement=placement), cell("asdic"))
+    assert "| TensorRT-RTX refuses it; net/conv holds an int32 bias, which" in shown
+
+
 def test_asdics_own_gate_is_shown_where_it_refused() -> None:
     assert "asdic's gate: lost 3 points" in page(cell("asdic", gate="lost 3 points"))
