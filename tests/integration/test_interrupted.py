@@ -61,7 +61,7 @@ def _wait_for_conversion(out: Path) -> Path:
     raise AssertionError("no model was converted")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_call_leaves_no_variant_and_the_next_goes_on(
     run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
