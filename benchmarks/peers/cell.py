@@ -37,6 +37,8 @@ def main(name: str, source: Path, calibration: Path, target: Path) -> None:
             number, _, tensor = member.partition(":")
             samples.setdefault(int(number), {})[tensor] = archive[member]
     importlib.import_module(IMPORTS[tool.peer])
+    if "onnxruntime" in sys.modules:
+        sys.modules["onnxruntime"].disable_telemetry_events()
     started = time.perf_counter()
     tool.quantize(source, [samples[number] for number in sorted(samples)], target)
     print(time.perf_counter() - started)

@@ -30,6 +30,8 @@ from asdic.training.sources import read_samples
 DATA: Final = Path(os.environ.get("ASDIC_DATA", Path(__file__).parents[2].parent / "shared/data"))
 SPECTROGRAM: Final = (1, 1, 49, 10)
 KEYWORDS: Final = 12
+CALIBRATE: Final = 96
+"""Keywords that calibrate the network that need not learn any: the more judge, the less doubt."""
 UNET_SECONDS: Final = 300
 EPOCHS: Final = 40
 
@@ -76,7 +78,7 @@ def keywords(folder: Path) -> Subject:
     return Subject(
         "keyword spotting",
         models / "kws_fp32.tflite",
-        _keywords(folder),
+        _keywords(folder, calibrate=CALIBRATE),
         reference=models / "kws_int8.tflite",
     )
 
@@ -256,8 +258,11 @@ def _images(folder: Path, *names: str) -> Path:
     return images
 
 
-def _keywords(folder: Path) -> Path:
-    """Return the keyword inputs as real numbers, with the scale of the INT8 reference's input."""
+def _keywords(folder: Path, *, calibrate: int | None = None) -> Path:
+    """Return the keyword inputs as real numbers, with the scale of the INT8 reference's input.
+
+    ``calibrate`` groups of them calibrate; None takes a third of all, to learn from as well.
+    """
     path = folder / "keywords.npz"
     if path.exists():
         return path
@@ -270,8 +275,10 @@ def _keywords(folder: Path) -> Path:
     values = ((stored.astype(np.float32) - zero) * scale).astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, x=values, y=labels)
-    # asdic's own split keeps what sounds the same together; its smaller third calibrates here.
+    # asdic's own split keeps what sounds the same together, by groups; of its smaller third as many
+    # groups as are asked for calibrate here, and all the others judge.
     drawn = read_samples(path, inputs=["x"]).samples
-    split = np.array(["train" if sample.split == "calib" else "calib" for sample in drawn])
+    groups = sorted({sample.group for sample in drawn if sample.split == "calib"})[:calibrate]
+    split = np.array(["train" if sample.group in groups else "calib" for sample in drawn])
     np.savez(path, x=values, y=labels, split=split)
     return path

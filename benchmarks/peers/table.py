@@ -126,7 +126,7 @@ def tables(cells: Sequence[Cell], losses: Mapping[tuple[str, str], str]) -> Iter
 
     Args:
         cells: By network and format, in the order in which they are shown.
-        losses: By aim and row, what would be tried next.
+        losses: By aim and row, what would be tried next; an empty row stands for all others.
     """
     yield from _summary(rows(cells), losses)
     for network, group in groupby(cells, key=lambda cell: cell.network):
@@ -143,7 +143,7 @@ def _summary(found: Sequence[Row], losses: Mapping[tuple[str, str], str]) -> Ite
     if missed:
         yield from ("", "Missed, and what would be tried next:", "")
     for name, aim in missed:
-        after = losses.get((aim.what, name), "")
+        after = losses.get((aim.what, name)) or losses.get((aim.what, ""), "")
         yield f"- {name}, {aim.what}: {aim.figures}." + (f" {after}" if after else "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers.cells import Cell, kept
+from benchmarks.peers.losses import LOSSES
 from benchmarks.peers.table import (
     AIMS,
     DEFAULT,
@@ -181,6 +182,17 @@ def test_a_missed_aim_says_what_would_be_tried_next() -> None:
     shown = page(cell("peer", 33.0), cell("asdic", 30.0), losses=losses)
     assert "- net, tflite, SQNR: -3.0 dB against peer. Leave the first layer float." in shown
     assert f"| *{SQNR}*: {AIMS[SQNR]} | 0 | 1 |" in shown
+
+
+def test_an_aim_without_words_for_the_row_has_those_for_all_rows() -> None:
+    losses = {(SQNR, ""): "More rungs."}
+    assert "-3.0 dB against peer. More rungs." in page(
+        cell("peer", 33.0), cell("asdic"), losses=losses
+    )
+
+
+def test_every_loss_that_is_explained_is_one_of_an_aim() -> None:
+    assert {aim for aim, _ in LOSSES} <= set(AIMS)
 
 
 def test_a_layers_name_is_shown_without_what_was_fused_into_it() -> None:
