@@ -207,18 +207,17 @@ def test_the_c_writer_is_the_only_one(pattern, path):
 
 
 def test_nothing_is_torn_at_full_speed(pattern, path):
-    seen = intact = 0
+    intact = 0
     with writing(pattern, path), opened(path) as reader:
         end_s = time.monotonic() + FULL_SPEED_S
         while time.monotonic() < end_s:
             frame = next_frame(reader)
             is_whole = is_pattern(frame.pixels, frame.number)
-            seen += 1
             if frame.is_intact():
                 intact += 1
                 assert is_whole
     assert intact > 100
-    assert reader.lost > seen
+    assert reader.lost > 0  # the writer was faster: how much is the machine's affair
 
 
 def test_a_copy_is_never_torn_at_full_speed(pattern, path):
