@@ -275,7 +275,7 @@ class Workers:
 
 
 def failure_of(error: AsdicError) -> Failure:
-    """Return an error as data, so that ``run_job`` raises it again in the other process."""
+    """Return an error as data, so that ``Workers`` raises it again in the other process."""
     if isinstance(error, MissingPackageError):
         return Failure(kind="MissingPackageError", arguments=(error.package, error.extra))
     kind = type(error).__name__ if type(error).__name__ in _ERRORS else "QuantizationError"

@@ -179,8 +179,8 @@ def judge(
     """
     name = metric if inputs.labelled else AGREEMENT
     check_metric(name, fp32[0].rules)
-    _refuse_infinite("the float model", inputs.cases, fp32)
-    _refuse_infinite("the INT8 model", inputs.cases, int8)
+    refuse_infinite("the float model", inputs.cases, fp32)
+    refuse_infinite("the INT8 model", inputs.cases, int8)
     for case, answer in zip(inputs.cases, fp32, strict=True):
         check_label(case, answer)
     expected = tuple(map(expected_of, inputs.cases, fp32))
@@ -215,8 +215,12 @@ def judge(
     )
 
 
-def _refuse_infinite(whose: str, cases: Sequence[Case], answers: Sequence[Prediction]) -> None:
-    """A NaN compares with nothing: without this, a broken model could have no drop at all."""
+def refuse_infinite(whose: str, cases: Sequence[Case], answers: Sequence[Prediction]) -> None:
+    """Raise unless all answers are numbers: a broken model could have no drop at all.
+
+    Raises:
+        QuantizationError: One is NaN or infinite, which compares with nothing.
+    """
     for case, answer in zip(cases, answers, strict=True):
         for name, tensor in answer.tensors.items():
             if not np.isfinite(tensor).all():

@@ -13,12 +13,11 @@ from typing import Final
 from asdic.contract.errors import DataError
 from asdic.contract.target import ModelFormat
 from asdic.device.runner.postprocess import Prediction
-from asdic.device.runner.runner import Runner
 from asdic.quantization.calibration import Inputs
-from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge
+from asdic.quantization.judge import Judgement, finite_or_none, judge
 from asdic.quantization.ladder import Rung
 from asdic.quantization.report import Simulation
-from asdic.quantization.simulation import open_simulation
+from asdic.quantization.saturation import answers_without_kernels
 
 SIMULATED: Final = MappingProxyType({ModelFormat.TFLITE: 8, ModelFormat.OPENVINO_IR: 64})
 """Samples in simulation. LiteRT's reference kernels are some 40 times slower than XNNPACK (2 s for
@@ -41,14 +40,7 @@ def judge_without_kernels(
         return None
     chosen = rung.judgement.judged[: SIMULATED[model_format]]
     some = replace(inputs, cases=tuple(inputs.cases[one] for one in chosen))
-    engine = open_simulation(model_format, rung.paths)
-    delegate = engine.delegate
-    with Runner(
-        engine,
-        preprocessing=rung.model.preprocessing,
-        postprocessing=rung.model.postprocessing,
-    ) as runner:
-        simulated = answers_of(runner, some.cases)
+    simulated, facts = answers_without_kernels(model_format, rung.model, rung.paths, some.cases)
     fp32 = tuple(rung.judgement.fp32[one] for one in chosen)
     kernels = tuple(rung.judgement.int8[one] for one in chosen)
     try:
@@ -57,7 +49,7 @@ def judge_without_kernels(
     except DataError:  # so few may lack a class that the metric needs
         return None
     return Simulation(
-        judged_by=delegate,
+        judged_by=facts.delegate or facts.runtime,
         samples=drop.samples,
         drop=drop.mean,
         ci95=(drop.low, drop.high),

@@ -1,13 +1,25 @@
-"""A float model, and the three kinds of file that one of any origin becomes first."""
+"""A float model, the three kinds of file that one of any origin becomes first, and who runs it."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
+from asdic.contract.target import ModelFormat, Runtime
 from asdic.training.description import ModelDescription
+
+RUNTIMES: Final = MappingProxyType(
+    {
+        ModelFormat.TFLITE: Runtime.LITERT,
+        ModelFormat.OPENVINO_IR: Runtime.OPENVINO,
+        ModelFormat.ONNX_QDQ: Runtime.ONNXRUNTIME,
+    }
+)
+"""What runs a file of each format on this machine."""
 
 
 class SourceKind(str, Enum):

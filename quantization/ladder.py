@@ -18,14 +18,22 @@ from asdic.contract.errors import AccuracyDropError, QuantizationError, Unsuppor
 from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
+from asdic.device.runner.preprocess import prepare
 from asdic.quantization.backends.backend import FloatFiles, QuantizedFiles
-from asdic.quantization.broken import broken_layer, is_finite
+from asdic.quantization.broken import broken_layer
 from asdic.quantization.calibration import Inputs
 from asdic.quantization.drop import Drop
 from asdic.quantization.gate import INT8_SHARE_AT_LEAST, Verdict, fewest_to_pass, verdict_of
 from asdic.quantization.graphs.graph import int8_share, open_graph
 from asdic.quantization.job import ConvertJob, QuantizeJob, SensitivityJob, Workers
-from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge, open_runner
+from asdic.quantization.judge import (
+    Judgement,
+    answers_of,
+    finite_or_none,
+    judge,
+    open_runner,
+    refuse_infinite,
+)
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.progress import Stage, counted
 from asdic.quantization.recipe import Recipe
@@ -214,12 +222,12 @@ class Ladder:
         """Return the float model's answers; where they are no numbers, the layer is named."""
         try:
             fp32 = self._answers(model, paths, stage, "asking the float model")[0]
+            refuse_infinite("the float model", self.inputs.cases, fp32)
         except QuantizationError as error:
-            broken = broken_layer(self.model_format, paths, model, self.inputs.cases)
-            raise broken or error from error
-        if not is_finite(fp32):
-            broken = broken_layer(self.model_format, paths, model, self.inputs.cases)
-            raise broken or QuantizationError("the float model answers NaN or infinity")
+            samples = (
+                (case.name, prepare(case.inputs, model.preprocessing)) for case in self.inputs.cases
+            )
+            raise broken_layer(self.model_format, paths, samples) or error from error
         return fp32
 
     def _answers(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -22,34 +18,24 @@ from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
 from asdic.device.metrics import check_metric
 from asdic.device.runner.engine import cpu_features, usable_threads
-from asdic.quantization.audit import CalibrationAudit
 from asdic.quantization.calibration import SAMPLES, DataRules, Inputs, read_inputs
-from asdic.quantization.examples import examples_of
+from asdic.quantization.findings import Findings
 from asdic.quantization.gate import Verdict, describe_verdict
-from asdic.quantization.insight import insight
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
-from asdic.quantization.judge import finite_or_none, open_runner
-from asdic.quantization.kernels import judge_without_kernels
 from asdic.quantization.kinds import FloatModel
 from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
-from asdic.quantization.layers import LayerQuality
 from asdic.quantization.progress import Stage, silent
 from asdic.quantization.provenance import (
     check_runtime,
-    environment_of,
     judge_of,
-    judged_by,
     parser_remark,
-    remarks_for,
-    runs_here,
     tool_versions,
 )
 from asdic.quantization.recipe import FLOATS, LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import QuantizationReport, read_report
-from asdic.quantization.slices import worst_slice
 from asdic.quantization.source import Reading, read_source
-from asdic.quantization.speed import Speed, measure_speed
 from asdic.quantization.variant import write_variant
+from asdic.quantization.workspace import open_workspace
 
 MAX_DROP: Final = 0.5
 MIN_AGREEMENT: Final = 80.0
@@ -57,12 +43,6 @@ MIN_AGREEMENT: Final = 80.0
 to 84 points: Dice with FP32's own masks says little about accuracy, and a network that is unsure
 of an image disagrees with itself easily. Who knows the use should ask for more."""
 
-_LOSS: Final = MappingProxyType(
-    {True: "the drop", False: "the loss of agreement with FP32, which is not accuracy,"}
-)
-
-DOUBTFUL_POINTS: Final = 10.0
-WORK_FOLDER: Final = ".work"
 _MATERIAL_DIGITS: Final = 16
 _AT_ONCE: Final = 2
 
@@ -136,12 +116,12 @@ def quantize_model(
     recipes = {target.model_format: _recipes(target.model_format, choice) for target in chosen}
     for target in chosen:
         check_runtime(judge_of(target))
-    with _workspace(out) as workspace:
+    with open_workspace(out) as workspace:
         stage("model", f"reading {source}")
         model = read_source(source, workspace, data=data, reading=reading)
         model = _judged_by(choice.metric, model)
         stage("model", f"{model.name}, read", done=1, total=1)
-        stage("images", f"reading {model.data or ''}")
+        stage("samples", f"reading {model.data or ''}")
         inputs = read_inputs(
             model.data,
             model.description,
@@ -149,7 +129,7 @@ def quantize_model(
             seed=choice.seed,
             rules=choice.rules,
         )
-        stage("images", f"{len(inputs.cases)} judge", done=1, total=1)
+        stage("samples", f"{len(inputs.cases)} judge", done=1, total=1)
         run = _Run(
             model=model,
             inputs=inputs,
@@ -226,10 +206,14 @@ class _Run:
         climbs = self._climbed(targets)
         if not self.options.allow_fail:
             _refuse_failed(targets, climbs, self.limit)
-        remarks = _parser_remarks(climbs)
+        parsed: dict[ModelFormat, tuple[str, ...]] = {
+            model_format: (parser_remark(climb.best.paths[0]),)
+            for model_format, climb in climbs.items()
+            if model_format is ModelFormat.ONNX_QDQ
+        }
         return {
             target.name: self._written(
-                target, climbs[target.model_format], remarks.get(target.model_format, ())
+                target, climbs[target.model_format], parsed.get(target.model_format, ())
             )
             for target in targets
         }
@@ -271,14 +255,10 @@ class _Run:
             for target in targets
         }
 
-    def _written(
-        self, target: Target, climb: Climb, parser_remarks: Sequence[str]
-    ) -> QuantizationReport:
-        speed = self._speed(target, climb)
-        about = remarks_for(target, labelled=self.inputs.labelled)
-        remarks = (*self.inputs.notes, *about, *climb.remarks, *climb.best.files.notes)
-        remarks += (*parser_remarks, *self._doubt(climb))
-        report = self._report(target, climb, speed, remarks)
+    def _written(self, target: Target, climb: Climb, remarks: Sequence[str]) -> QuantizationReport:
+        report = self._findings.report(
+            target, climb, remarks=remarks, fingerprint=self._fingerprint(target)
+        )
         self.stage(target.name, "writing")
         write_variant(
             self.out / target.name,
@@ -293,124 +273,15 @@ class _Run:
         self.stage(target.name, report.summary, done=1, total=1)
         return report
 
-    def _doubt(self, climb: Climb) -> Iterator[str]:
-        """Yield a warning where FP32 itself is so bad that INT8 can hardly lose anything."""
-        fp32, _ = climb.best.judgement.pairing.values()
-        if self.inputs.labelled and fp32 < DOUBTFUL_POINTS:
-            yield (
-                f"FP32 itself has {fp32:.2f} points here, so that INT8 can hardly lose any: is the "
-                "model trained, and do labels and preprocessing fit it?"
-            )
-
-    def _speed(self, target: Target, climb: Climb) -> tuple[Speed, ...] | None:
-        if not runs_here(target):
-            return None
-        self.stage(target.name, "timing INT8 and FP32 by turns")
-        best = climb.best
-        return measure_speed(
-            lambda threads: open_runner(target.runtime, best.paths, best.model, threads=threads),
-            lambda threads: open_runner(
-                target.runtime, climb.float_paths, best.model, threads=threads
-            ),
-            self.inputs.cases[0],
-            seed=self.options.seed,
-        )
-
-    def _insight(
-        self, target: Target, climb: Climb
-    ) -> tuple[tuple[LayerQuality, ...], CalibrationAudit | None, tuple[str, ...]]:
-        """Return what the files show inside; where they cannot be looked into, a remark."""
-        self.stage(target.name, "looking into the layers")
-        try:
-            return *insight(climb, self.inputs, target.model_format), ()
-        except QuantizationError as error:
-            return (), None, (f"no look into the layers: {error}",)
-
-    def _report(
-        self,
-        target: Target,
-        climb: Climb,
-        speed: tuple[Speed, ...] | None,
-        remarks: tuple[str, ...],
-    ) -> QuantizationReport:
-        rung, judgement, drop = climb.best, climb.best.judgement, climb.best.drop
-        losses = judgement.fp32_points - judgement.int8_points
-        fp32, int8 = judgement.pairing.values()
-        slices = judgement.slices(seed=self.options.seed)
-        with_all = speed[-1] if speed else None
-        layers, calibration, failed = self._insight(target, climb)
-        self.stage(target.name, "judging without this processor's INT8 kernels")
-        simulation = judge_without_kernels(
-            target.model_format, rung, self.inputs, seed=self.options.seed
-        )
-        return QuantizationReport(
-            model=self.model.name,
-            target=target.name,
-            recipe=rung.recipe.name,
-            verdict=rung.verdict,
-            summary=describe_verdict(
-                drop,
-                limit=self.limit,
-                what=_LOSS[self.inputs.labelled],
-                int8_share=rung.int8_share,
-            ),
-            metric=judgement.metric,
-            labelled=self.inputs.labelled,
+    @property
+    def _findings(self) -> Findings:
+        return Findings(
+            model=self.model,
+            inputs=self.inputs,
             limit=self.limit,
-            fp32=fp32,
-            int8=int8,
-            drop=drop.mean,
-            ci95=(drop.low, drop.high),
-            samples=drop.samples,
-            worst_sample=self.inputs.cases[judgement.worst].name,
-            worst_drop=float(losses.max()),
-            slices=slices,
-            worst_slice=worst_slice(slices),
-            empty=judgement.empty,
-            sqnr_db=finite_or_none(judgement.sqnr_db),
-            int8_share=rung.int8_share,
-            bytes_fp32=_bytes(climb.float_paths),
-            bytes_int8=_bytes(rung.paths),
-            latency_ratio=with_all.ratio if with_all else None,
-            latency_ratio_ci95=with_all.ratio_ci95 if with_all else None,
-            speed=speed,
-            measure_with="" if speed else f"asdic bench {target.name}",
-            simulation=simulation,
-            judged_by=judged_by(target, judgement.facts),
-            simulated=target.simulator is not None,
-            environment=environment_of(judgement.facts),
-            remarks=(*remarks, *failed),
-            assumptions=self.model.assumptions,
-            calibration_samples=len(self.inputs.calibration),
-            layers=layers,
-            data=self.inputs.audit,
-            audit=calibration,
-            tried=climb.tried,
-            examples=examples_of(judgement, self.inputs),
-            model_digest=self.model.digest,
-            data_digest=self.inputs.digest,
-            fingerprint=self._fingerprint(target),
+            seed=self.options.seed,
+            stage=self.stage,
         )
-
-
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """Yield the folder in ``out`` where work in progress lies; it is removed when all is done.
-
-    What an interrupted call left there is used again. One call at a time.
-
-    Raises:
-        ConfigError: Another call works in ``out``.
-    """
-    folder = out / WORK_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another asdic quantize works in {out}; wait for it") from error
-        yield folder
-    shutil.rmtree(folder)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -447,16 +318,3 @@ def _refuse_failed(
         if best.verdict is Verdict.NOT_QUANTIZED:
             summary = describe_verdict(best.drop, limit=limit, int8_share=best.int8_share)
             raise QuantizationError(f"{target.name}: {summary}")
-
-
-def _parser_remarks(climbs: Mapping[ModelFormat, Climb]) -> dict[ModelFormat, tuple[str, ...]]:
-    """Return what is to be said of each format after its files were read by another parser."""
-    return {
-        model_format: (parser_remark(climb.best.paths[0]),)
-        for model_format, climb in climbs.items()
-        if model_format is ModelFormat.ONNX_QDQ
-    }
-
-
-def _bytes(paths: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)

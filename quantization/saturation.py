@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from asdic.contract.errors import AsdicError
+from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import ModelFormat
 from asdic.device.metrics import decibel
 from asdic.device.runner.postprocess import Prediction
@@ -28,6 +29,24 @@ CLEARLY_DB: Final = 3.0
 _CASES: Final = 8
 _SATURATING: Final = frozenset({ModelFormat.OPENVINO_IR})
 """LiteRT's kernels sum in 32 bits on every processor, and ONNX is judged in simulation anyway."""
+
+
+def answers_without_kernels(
+    model_format: ModelFormat, model: FloatFiles, paths: Sequence[Path], cases: Sequence[Case]
+) -> tuple[tuple[Prediction, ...], RuntimeFacts]:
+    """Return what the INT8 files say about each case in simulation, and what that is.
+
+    Raises:
+        MissingPackageError: The runtime is not installed.
+        QuantizationError: An answer is not a number.
+        ReleaseError: A file is damaged, or holds a model that the runtime cannot load.
+    """
+    with Runner(
+        open_simulation(model_format, paths),
+        preprocessing=model.preprocessing,
+        postprocessing=model.postprocessing,
+    ) as runner:
+        return answers_of(runner, cases), runner.facts()
 
 
 def kernels_cost_db(
@@ -49,12 +68,7 @@ def kernels_cost_db(
     if model_format not in _SATURATING:
         return 0.0
     try:
-        with Runner(
-            open_simulation(model_format, paths),
-            preprocessing=model.preprocessing,
-            postprocessing=model.postprocessing,
-        ) as runner:
-            simulated = answers_of(runner, cases[:_CASES])
+        simulated = answers_without_kernels(model_format, model, paths, cases[:_CASES])[0]
     except AsdicError:  # a hint for the climb, which can do without
         return 0.0
     fp32, int8 = (one[: len(simulated)] for one in answers)

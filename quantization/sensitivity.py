@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -24,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdic.contract.errors import QuantizationError
-from asdic.contract.target import ModelFormat, Runtime
+from asdic.contract.target import ModelFormat
 from asdic.device.metrics import decibel
 from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors, Write
 from asdic.quantization.graphs.graph import Graph, Layer, open_graph
+from asdic.quantization.kinds import RUNTIMES
 
 FEWEST: Final = 12
 MOST: Final = 48
@@ -46,13 +46,6 @@ _LOOKED_AT: Final = 2
 _QUIETEST_DB: Final = 200.0
 _SILENCE: Final = 10 ** (-_QUIETEST_DB / 10)
 _THREADS: Final = 2
-RUNTIMES: Final = MappingProxyType(
-    {
-        ModelFormat.TFLITE: Runtime.LITERT,
-        ModelFormat.OPENVINO_IR: Runtime.OPENVINO,
-        ModelFormat.ONNX_QDQ: Runtime.ONNXRUNTIME,
-    }
-)
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):

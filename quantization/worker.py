@@ -7,12 +7,13 @@ want of memory, whatever a tool made of it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from pkgutil import resolve_name
+from types import MappingProxyType
+from typing import Final, cast
 
 import msgspec
 
@@ -46,6 +47,17 @@ from asdic.quantization.job import (
 from asdic.quantization.recipe import parse_recipe
 from asdic.quantization.sensitivity import SAMPLES, Measurement, Sensitivities
 
+READERS: Final = MappingProxyType(
+    {
+        FrontEnd.PROGRAM: "asdic.quantization.frontends.torch:from_program",
+        FrontEnd.TORCHSCRIPT: "asdic.quantization.frontends.torchscript:from_torchscript",
+        FrontEnd.FACTORY: "asdic.quantization.frontends.factory:from_factory",
+        FrontEnd.ONNX: "asdic.quantization.frontends.onnx:from_onnx",
+        FrontEnd.KERAS: "asdic.quantization.frontends.keras:from_keras",
+        FrontEnd.SAVED_MODEL: "asdic.quantization.frontends.keras:from_saved_model",
+        FrontEnd.TFLITE: "asdic.quantization.frontends.tflite:from_tflite",
+    }
+)
 _JOB_LIMIT_BYTES: Final = 8 << 20
 
 
@@ -91,36 +103,16 @@ def result_of(job: Job, folder: Path) -> Found | FloatFiles | QuantizedFiles | S
 
 
 def _read(job: ReadJob, folder: Path) -> Found:
+    read = resolve_name(READERS[job.front_end])
     match job.front_end:
-        case FrontEnd.ONNX:
-            from asdic.quantization.frontends.onnx import from_onnx
-
-            return from_onnx(job.path, folder, job.shapes)
-        case FrontEnd.TFLITE:
-            from asdic.quantization.frontends.tflite import from_tflite
-
-            return from_tflite(job.path, folder, job.shapes)
-        case FrontEnd.KERAS:
-            from asdic.quantization.frontends.keras import from_keras
-
-            return from_keras(job.path, folder, job.shapes)
-        case FrontEnd.SAVED_MODEL:
-            from asdic.quantization.frontends.keras import from_saved_model
-
-            return from_saved_model(job.path, folder, job.shapes)
-        case FrontEnd.PROGRAM:
-            from asdic.quantization.frontends.torch import from_program
-
-            return from_program(job.path, folder, job.shapes)
-        case FrontEnd.TORCHSCRIPT:
-            from asdic.quantization.frontends.torchscript import from_torchscript
-
-            return from_torchscript(job.path, folder, job.shapes, job.size)
         case FrontEnd.FACTORY:
-            from asdic.quantization.frontends.factory import from_factory
-
             sys.path.insert(0, str(Path.cwd()))  # as where the person stands
-            return from_factory(job.factory, job.weights, folder, job.shapes)
+            found = read(job.factory, job.weights, folder, job.shapes)
+        case FrontEnd.TORCHSCRIPT:
+            found = read(job.path, folder, job.shapes, job.size)
+        case _:
+            found = read(job.path, folder, job.shapes)
+    return cast("Found", found)
 
 
 def _converted(job: ConvertJob, folder: Path) -> FloatFiles:
@@ -151,8 +143,7 @@ def _measured(job: SensitivityJob, folder: Path) -> Sensitivities:
 
 
 def _write_of(job: QuantizeJob | SensitivityJob, calibration: Sequence[Tensors]) -> Write:
-    module, function = BACKENDS[job.model_format].split(":")
-    backend: Backend = getattr(importlib.import_module(module), function)
+    backend: Backend = resolve_name(BACKENDS[job.model_format])
     recipe = parse_recipe(job.recipe, job.model_format)
     return backend(job.model, job.source, calibration, recipe)
 

@@ -25,7 +25,7 @@ import onnx
 
 from asdic.contract.errors import AsdicError, QuantizationError
 from asdic.contract.messages import RuntimeFacts
-from asdic.contract.target import ModelFormat, Runtime
+from asdic.contract.target import ModelFormat
 from asdic.contract.variant import read_variant
 from asdic.device.runner.onnxruntime import OnnxRuntimeEngine
 from asdic.device.runner.postprocess import Prediction
@@ -38,7 +38,7 @@ from asdic.quantization.drop import PairedPoints
 from asdic.quantization.graphs.graph import int8_share, open_graph
 from asdic.quantization.job import ConvertJob, Workers, write_calibration
 from asdic.quantization.judge import Judgement, answers_of, finite_or_none, judge, open_runner
-from asdic.quantization.kinds import FloatModel
+from asdic.quantization.kinds import RUNTIMES, FloatModel
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.source import read_source
 from benchmarks.peers.cells import Cell, Kernels, kept
@@ -50,13 +50,6 @@ REFERENCE: Final = "reference"
 REPOSITORY: Final = Path(__file__).parents[2]
 TIMEOUT_S: Final = 1800.0
 _FAILURE_LIMIT: Final = 300
-_RUNTIMES: Final = MappingProxyType(
-    {
-        ModelFormat.TFLITE: Runtime.LITERT,
-        ModelFormat.OPENVINO_IR: Runtime.OPENVINO,
-        ModelFormat.ONNX_QDQ: Runtime.ONNXRUNTIME,
-    }
-)
 _TARGETS: Final = MappingProxyType(
     {
         ModelFormat.TFLITE: "x86-litert-int8",
@@ -238,7 +231,7 @@ class Bench:
         return self._answers(self._float)
 
     def _answers(self, files: Sequence[Path]) -> tuple[Prediction, ...]:
-        with open_runner(_RUNTIMES[self.model_format], files, self._files) as runner:
+        with open_runner(RUNTIMES[self.model_format], files, self._files) as runner:
             return answers_of(runner, self.inputs.cases)
 
     def _judged(self, about: Cell, made: Made) -> Cell:
@@ -271,7 +264,7 @@ class Bench:
         )
 
     def _judgement(self, fp32: tuple[Prediction, ...], int8: tuple[Prediction, ...]) -> Judgement:
-        facts = RuntimeFacts(runtime=_RUNTIMES[self.model_format].value, version="")
+        facts = RuntimeFacts(runtime=RUNTIMES[self.model_format].value, version="")
         metric = self.model.description.metric
         return judge(self.inputs, fp32, int8, metric=metric, facts=facts)
 

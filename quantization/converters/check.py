@@ -16,24 +16,15 @@ from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.metrics import sqnr_db
 from asdic.device.runner.engine import open_engine
 from asdic.quantization.backends.backend import FloatFiles, Tensors
+from asdic.quantization.broken import broken_layer
 from asdic.quantization.frontends.torch import program_of
-from asdic.quantization.graphs.graph import open_graph
-from asdic.quantization.kinds import FloatModel, SourceKind
-from asdic.quantization.layers import first_nan
+from asdic.quantization.kinds import RUNTIMES, FloatModel, SourceKind
 
 _OWN_RUNTIMES: Final = MappingProxyType(
     {SourceKind.ONNX: Runtime.ONNXRUNTIME, SourceKind.TFLITE: Runtime.LITERT}
 )
 CONVERSION_DB: Final = 60.0
 """Float converters measured 95 to 122 dB on U-Nets with and without instance normalization."""
-
-_RUNTIMES: Final = MappingProxyType(
-    {
-        ModelFormat.TFLITE: Runtime.LITERT,
-        ModelFormat.OPENVINO_IR: Runtime.OPENVINO,
-        ModelFormat.ONNX_QDQ: Runtime.ONNXRUNTIME,
-    }
-)
 
 
 def check_conversion(
@@ -60,11 +51,12 @@ def check_conversion(
     laid_out = files.laid_out([tensors])[0]
     paths = [folder / name for name in files.files]
     if not all(np.isfinite(answer).all() for answer in expected):
-        raise _broken(model_format, paths, laid_out)
-    with closing(open_engine(_RUNTIMES[model_format], paths)) as engine:
-        found = engine.run(laid_out)
+        broken = broken_layer(model_format, paths, [("a calibration sample", laid_out)])
+        raise broken or QuantizationError("the float model answers NaN or infinity")
+    with closing(open_engine(RUNTIMES[model_format], paths)) as engine:
+        answers = engine.run(laid_out)
     for spec, reference in zip(model.description.outputs, expected, strict=True):
-        answer = found[spec.name]
+        answer = answers[spec.name]
         if spec.name in files.channels_last:
             answer = answer.transpose(0, 3, 1, 2)
         distance_db = sqnr_db(reference, answer)
@@ -73,17 +65,6 @@ def check_conversion(
                 f"conversion changed the float model: output {spec.name!r} is {distance_db:.1f} dB "
                 f"from the source's, at least {CONVERSION_DB:.0f} dB are expected"
             )
-
-
-def _broken(
-    model_format: ModelFormat, paths: Sequence[Path], tensors: Tensors
-) -> QuantizationError:
-    with open_graph(model_format, paths) as graph:
-        layer = first_nan(graph, tensors) or "the last one"
-    return QuantizationError(
-        f"the layer {layer!r} of the float model answers NaN or infinity to a calibration sample; "
-        "no quantization can mend that"
-    )
 
 
 def _answers(model: FloatModel, tensors: Tensors) -> Sequence[NDArray[np.float32]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -26,7 +26,7 @@ class Converter(Protocol):
         ...
 
 
-_FUNCTIONS: Final = MappingProxyType(
+_MODULES: Final = MappingProxyType(
     {
         ModelFormat.TFLITE: "asdic.quantization.converters.litert",
         ModelFormat.OPENVINO_IR: "asdic.quantization.converters.openvino",
@@ -58,6 +58,6 @@ def convert(model: FloatModel, model_format: ModelFormat, folder: Path) -> Float
         UnsupportedModelError: The model holds an operator that the format cannot express.
     """
     check_weights(model)
-    module = importlib.import_module(_FUNCTIONS[model_format])
-    converter: Converter = getattr(module, CONVERTERS[model.kind, model_format])
+    function = CONVERTERS[model.kind, model_format]
+    converter: Converter = resolve_name(f"{_MODULES[model_format]}:{function}")
     return converter(model, folder)

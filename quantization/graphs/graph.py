@@ -7,16 +7,16 @@ computed as it is meant, so that its layers say what quantization did, not what 
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Protocol, TypeAlias
+from pkgutil import resolve_name
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from asdic.contract.errors import ConfigError, QuantizationError
 from asdic.contract.target import ModelFormat
@@ -109,17 +109,6 @@ class Graph(Protocol):
     def close(self) -> None:
         """Free the model. The graph is not used after that."""
 
-    def __enter__(self) -> Self:
-        """Return the graph."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Free the model."""
-
 
 GRAPHS: Final = MappingProxyType(
     {
@@ -130,8 +119,9 @@ GRAPHS: Final = MappingProxyType(
 )
 
 
-def open_graph(model_format: ModelFormat, files: Sequence[Path]) -> Graph:
-    """Return the model in ``files``, float or INT8, open to be looked into.
+@contextmanager
+def open_graph(model_format: ModelFormat, files: Sequence[Path]) -> Iterator[Graph]:
+    """Yield the model in ``files``, float or INT8, open to be looked into; then it is freed.
 
     Args:
         model_format: How it is stored.
@@ -145,15 +135,10 @@ def open_graph(model_format: ModelFormat, files: Sequence[Path]) -> Graph:
     for file in files:
         if not file.is_file():
             raise ConfigError(f"model file {file} does not exist")
-    module, name = GRAPHS[model_format].split(":")
-    kind: Any = getattr(importlib.import_module(module), name)
-    graph: Graph = kind(files[0])
-    try:
+    graph: Graph
+    with closing(resolve_name(GRAPHS[model_format])(files[0])) as graph:
         check_size(files[0], graph.layers)
-    except QuantizationError:
-        graph.close()
-        raise
-    return graph
+        yield graph
 
 
 def int8_share(layers: Iterable[Layer]) -> float:

@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import read_bounded
@@ -88,17 +87,6 @@ class LiteRtGraph:
     def close(self) -> None:
         """Free the model."""
         self._interpreter = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _values(self, tensor: _Tensor) -> NDArray[np.float32]:
         return tensor.real(self._interpreter.get_tensor(tensor.index))

@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.device.runner.processors import usable_threads
@@ -81,17 +80,6 @@ class OnnxGraph:
     def close(self) -> None:
         """Free the model."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Reading(Reading):

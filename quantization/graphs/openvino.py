@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.device.runner.processors import usable_threads
@@ -110,17 +109,6 @@ class OpenVinoGraph:
         """Free the model."""
         self._request = self._model = None
         self._weights = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _compiled(self) -> Any:
         settings = {**FLOAT_SETTINGS, "INFERENCE_NUM_THREADS": usable_threads()}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from asdic.quantization.graphs.graph import Codes, Layer, Tensors
 
@@ -50,17 +48,6 @@ class PaperGraph:
 
     def close(self) -> None:
         """Do nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _rounded(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         codes = self._codes.get(name)
