@@ -1,7 +1,8 @@
 """Whether this processor's INT8 kernels are to blame for a rung that lost too much.
 
 A ladder asks it before it climbs on: kernels that saturate want 7-bit weights, and nothing else
-helps. (The report judges the best rung without kernels on all samples; here few are enough.)
+helps. (``kernels.py`` judges the best rung without kernels, for the report; here few
+samples are enough.)
 """
 
 from __future__ import annotations
