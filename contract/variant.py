@@ -7,6 +7,7 @@ user's own program open it with the same ``Runner``, so what is judged is what f
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -14,11 +15,15 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import canonical_json, check_digest, parse_json, read_bounded, safe_name
+from asdic.contract.firmware import check_firmware_range, firmware_version, is_in_firmware_range
 from asdic.contract.target import Runtime
 
 VARIANT_FILE: Final = "variant.json"
 VARIANT_FORMAT: Final = "asdic-variant/1"
 VARIANT_LIMIT_BYTES: Final = 1 << 20
+FIRMWARE_LIMIT_BYTES: Final = 16 << 20
+BOARD_LIMIT: Final = 64
+_IMAGE_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class FileRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,11 +146,31 @@ class FrameFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be on the device: oldest runtime version, firmware version, frame format."""
+    """What must be on the device: oldest runtime version, and what delivers the frames.
+
+    ``firmware`` is the range of versions that the microcontroller must run (``>=1.4.0,<2.0.0``),
+    ``board`` what it calls itself, ``frames`` what the box's frame ring must carry. What is None
+    is not asked for.
+    """
 
     runtime_version: str | None = None
     firmware: str | None = None
     frames: FrameFormat | None = None
+    board: str | None = None
+
+
+class FirmwarePart(msgspec.Struct, frozen=True, kw_only=True):
+    """The microcontroller's half of a release: an MCUboot image that goes live with the model.
+
+    ``board`` is what the microcontroller calls itself, ``version`` the image's own. ``digest`` is
+    the SHA-256 (64 hex digits) by which the bootloader knows the image, of its header and content;
+    that of the whole file is in ``file``.
+    """
+
+    file: FileRef
+    board: str
+    version: str
+    digest: str
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,11 +191,13 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     golden: GoldenSet | None = None
     limits: Limits = Limits()
     requires: Requirements = Requirements()
+    firmware: FirmwarePart | None = None
 
     @property
     def all_files(self) -> tuple[FileRef, ...]:
-        """The model's files and the golden set."""
-        return self.files if self.golden is None else (*self.files, self.golden.file)
+        """The model's files, the golden set and the firmware image."""
+        beside = (part.file for part in (self.golden, self.firmware) if part is not None)
+        return (*self.files, *beside)
 
 
 def parse_variant(data: bytes, *, what: str = VARIANT_FILE) -> Variant:
@@ -189,7 +216,45 @@ def parse_variant(data: bytes, *, what: str = VARIANT_FILE) -> Variant:
         raise ConfigError(f"{what} names no model file")
     for file in variant.all_files:
         safe_name(file.name)
+    check_requirements(variant, what=what)
     return variant
+
+
+def check_requirements(variant: Variant, *, what: str = VARIANT_FILE) -> None:
+    """Check that what a variant needs of the microcontroller can be read, and is no contradiction.
+
+    Raises:
+        ConfigError: It cannot, or the firmware that it brings is not what it needs.
+    """
+    needs, part = variant.requires, variant.firmware
+    if needs.firmware is not None:
+        check_firmware_range(needs.firmware)
+    if needs.board is not None:
+        _check_board(needs.board, what)
+    if part is None:
+        return
+    _check_board(part.board, what)
+    firmware_version(part.version)
+    if not _IMAGE_DIGEST.fullmatch(part.digest):
+        raise ConfigError(f"{what}: the firmware's digest is no SHA-256 of 64 hex digits")
+    if not 0 < part.file.size_bytes <= FIRMWARE_LIMIT_BYTES:
+        raise ConfigError(
+            f"{what}: a firmware image of {part.file.size_bytes} bytes is outside what asdic "
+            f"accepts, 1 to {FIRMWARE_LIMIT_BYTES}"
+        )
+    if needs.board not in {None, part.board}:
+        raise ConfigError(
+            f"{what} needs the board {needs.board!r}, and brings firmware for {part.board!r}"
+        )
+    if needs.firmware is not None and not is_in_firmware_range(part.version, needs.firmware):
+        raise ConfigError(
+            f"{what} needs firmware {needs.firmware}, and brings firmware {part.version}"
+        )
+
+
+def _check_board(board: str, what: str) -> None:
+    if not 0 < len(board) <= BOARD_LIMIT or not board.isprintable():
+        raise ConfigError(f"{what}: {board!r} is not a board's name (1 to {BOARD_LIMIT} letters)")
 
 
 def read_variant(folder: Path, *, check: bool = True) -> Variant:
@@ -210,5 +275,13 @@ def read_variant(folder: Path, *, check: bool = True) -> Variant:
 
 
 def encode_variant(variant: Variant) -> bytes:
-    """Return the bytes of ``variant.json``: equal variants, equal bytes."""
-    return canonical_json(variant)
+    """Return the bytes of ``variant.json``: equal variants, equal bytes.
+
+    What younger asdics have added is left out where it is None, so that a variant of before keeps
+    its digest.
+    """
+    fields = msgspec.to_builtins(variant)
+    for holder, name in ((fields, "firmware"), (fields["requires"], "board")):
+        if holder[name] is None:
+            del holder[name]
+    return canonical_json(fields)
