@@ -23,10 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.variant import FrameFormat
@@ -43,6 +40,10 @@ from asdic.firmware_bridge.ring_layout import (
     frame_shape,
     parse_header,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
 MODE: Final = 0o640
@@ -139,6 +140,8 @@ class MappedRing:
         return (HEADER_BYTES + slot * self.header.slot_bytes) // WORD_BYTES
 
     def _pixels_in(self, slot: int) -> NDArray[np.generic]:
+        import numpy as np  # 30 MB, which who only looks at a ring's header does without
+
         frames = self.header.frames
         dtype = np.dtype(frames.dtype)
         return np.frombuffer(
@@ -157,6 +160,13 @@ def open_ring(path: Path, *, writable: bool = False) -> MappedRing:
         DamagedRingError: It is damaged, or was written before this start of the machine.
         ConfigError: It may not be opened, or anyone may write it.
     """
+    with opened_ring(path, writable=writable) as (descriptor, header):
+        return MappedRing(path, descriptor, header, writable=writable)
+
+
+@contextmanager
+def opened_ring(path: Path, *, writable: bool = False) -> Iterator[tuple[int, RingHeader]]:
+    """Yield the open file of a ring and its header; the errors are those of ``open_ring``."""
     descriptor = _opened(path, os.O_RDWR if writable else os.O_RDONLY)
     try:
         found = os.fstat(descriptor)
@@ -167,7 +177,7 @@ def open_ring(path: Path, *, writable: bool = False) -> MappedRing:
         header = parse_header(data, ring_bytes=found.st_size, what=str(path))
         if header.boot != boot_number():
             raise DamagedRingError(f"{path} was written before this start of the machine")
-        return MappedRing(path, descriptor, header, writable=writable)
+        yield descriptor, header
     finally:
         os.close(descriptor)
 

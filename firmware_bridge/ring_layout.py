@@ -1,7 +1,8 @@
 """The bytes of a frame ring: what lies where, and what a header may say.
 
-Pure: no file is opened here. ``c/asdic_frames.h`` states the same layout for C, and a test holds
-the two together. All numbers are in the machine's own byte order; a ring never leaves a machine.
+Pure: no file is opened here, and numpy is not needed. ``c/asdic_frames.h`` states the same layout
+for C, and a test holds the two together. All numbers are in the machine's own byte order; a ring
+never leaves a machine.
 
     0       immutable header (96 bytes): what the ring is
     128     frames written so far, frames the writer lost, the generation that took over (u64 each)
@@ -20,8 +21,6 @@ import struct
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
-
-import numpy as np
 
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.variant import FrameFormat
@@ -43,6 +42,7 @@ WORD_BYTES: Final = 8
 
 DTYPES: Final = MappingProxyType({"uint8": 1, "uint16": 2, "int16": 3, "float32": 4})
 CHANNELS: Final = MappingProxyType({"grey": 1, "rgb": 3})
+_ITEM_BYTES: Final = MappingProxyType({"uint8": 1, "uint16": 2, "int16": 2, "float32": 4})
 _DTYPE_NAMES: Final = MappingProxyType({code: name for name, code in DTYPES.items()})
 _CHANNEL_NAMES: Final = MappingProxyType({code: name for name, code in CHANNELS.items()})
 
@@ -75,7 +75,7 @@ def frame_shape(frames: FrameFormat) -> tuple[int, ...]:
 
 def frame_bytes(frames: FrameFormat) -> int:
     """Return the size of one frame's pixels."""
-    return math.prod(frame_shape(frames)) * np.dtype(frames.dtype).itemsize
+    return math.prod(frame_shape(frames)) * _ITEM_BYTES[frames.dtype]
 
 
 def check_format(frames: FrameFormat) -> None:
