@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, TextIO
 
 import click
 
 from asdic.cli.device import state_folder, state_option
 
+TOKEN_LIMIT: Final = 1024
+
 
 @click.command()
 @click.option("--server", required=True, metavar="URL", help="The fleet manager's address.")
-@click.option("--token", required=True, metavar="ID.SECRET", help="From `asdic token`.")
+@click.option("--token", metavar="ID.SECRET", help="From `asdic token`.")
+@click.option(
+    "--token-file",
+    type=click.File(lazy=False),
+    help="Read the token here; - is stdin.  Unlike --token, no process list shows it.",
+)
 @state_option
 @click.option("--device", metavar="ID", help="Name of this device.  [default: the host name]")
 @click.option("--target", metavar="NAME", help="What this device is.  [default: found out]")
@@ -20,7 +28,8 @@ from asdic.cli.device import state_folder, state_option
 def enrol(
     *,
     server: str,
-    token: str,
+    token: str | None,
+    token_file: TextIO | None,
     state: Path,
     device: str | None,
     target: str | None,
@@ -34,6 +43,7 @@ def enrol(
     \b
     Examples:
       asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c --state box1
+      asdic token | asdic-agent enrol --server http://127.0.0.1:8470 --token-file - --state box1
       asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c --state box2 \\
         --device box2 --target jetson-orin-int8 --simulate --tag site=north
     """
@@ -42,6 +52,8 @@ def enrol(
     from asdic.device.enrolment import guess_device_id, guess_target
     from asdic.device.update.storage import Storage
 
+    if (token is None) == (token_file is None):
+        raise click.UsageError("give the token with --token or with --token-file")
     pairs = [tag.partition("=") for tag in tags]
     if not all(key and value for key, _, value in pairs):
         raise ConfigError("a tag looks like KEY=VALUE")
@@ -49,7 +61,7 @@ def enrol(
     config = enrol_device(
         folder,
         server=server,
-        token=token,
+        token=token or (token_file.read(TOKEN_LIMIT).strip() if token_file else ""),
         device=device or guess_device_id(),
         target=target or guess_target(),
         simulated=simulate,

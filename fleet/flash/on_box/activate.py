@@ -33,7 +33,10 @@ class Failed(Exception):  # noqa: N818 (a reason, which the record keeps)
 def main(arguments: dict[str, Any], _payload: object) -> Any:
     """Do one of ``STEPS``."""
     os.umask(0o022)
-    return STEPS[arguments["step"]](arguments)
+    try:
+        return STEPS[arguments["step"]](arguments)
+    except Failed as error:
+        raise SystemExit(str(error)) from error
 
 
 def start(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def switch(arguments: dict[str, Any], record: Record) -> None:
     service = service_of(arguments)
     try:
         bring_up(arguments, record, service)
-        wait_for_verdict(arguments, record, service)
+        wait_for_verdict(arguments, service)
     except (Failed, OSError, subprocess.SubprocessError) as error:
         record.say("running", "putting back", reason=str(error))
         put_back(arguments, record.before)
@@ -155,7 +158,7 @@ def install(arguments: dict[str, Any]) -> None:
         raise Failed(lines[-1] if lines else f"the release was not installed: {done.returncode}")
 
 
-def wait_for_verdict(arguments: dict[str, Any], record: Record, service: Service) -> None:
+def wait_for_verdict(arguments: dict[str, Any], service: Service) -> None:
     """Return when the operator's side has confirmed; anything else is a failure."""
     path = Path(arguments["prefix"]) / "activation.decision"
     deadline_s = time.monotonic() + arguments["patience_s"]
@@ -280,7 +283,8 @@ class Systemd(Service):
 
     def complaint(self) -> str:
         """Return whether systemd has given up."""
-        failed = subprocess.run(["systemctl", "is-failed", "--quiet", NAME], check=False)
+        words = ["systemctl", "is-failed", "--quiet", NAME]
+        failed = subprocess.run(words, check=False)
         return "systemd says that the service failed" if failed.returncode == 0 else ""
 
     def settle(self) -> None:

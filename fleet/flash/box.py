@@ -1,0 +1,68 @@
+"""A box as it is found, and what it has to know to start and stop an installation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from asdic.fleet.flash.facts import Facts, parse_facts
+from asdic.fleet.flash.layout import Layout
+from asdic.fleet.flash.plan import places_of
+from asdic.fleet.flash.remote import Remote, find_python
+from asdic.fleet.flash.session import Session
+from asdic.fleet.flash.units import runit_script, systemd_unit
+from asdic.fleet.flash.wish import Wish
+
+ServiceFile = tuple[str, str, int]
+"""Path, content and mode."""
+
+
+def look(session: Session, wish: Wish, broker: tuple[str, int]) -> tuple[Remote, Facts]:
+    """Return how to work on a box, and what was found there; nothing is changed.
+
+    Raises:
+        ConfigError: It has no fitting Python.
+        LinkError: It does not answer.
+    """
+    remote = Remote(session, find_python(session, wish.python).path)
+    layout = places_of(wish)
+    arguments = {
+        "prefix": wish.prefix,
+        "state": wish.state,
+        "broker_host": broker[0],
+        "broker_port": broker[1],
+        "service_files": [str(layout.systemd_unit), str(layout.runit_service / "run")],
+    }
+    facts = parse_facts(remote.call("probe", arguments), wish.address)
+    if facts.needs_root and facts.sudo == "yes":
+        root = remote.as_root()
+        seen = parse_facts(root.call("probe", arguments), wish.address)
+        facts = msgspec.structs.replace(facts, installed=seen.installed)
+        remote = root
+    return remote, facts
+
+
+def service_files(service: str, layout: Layout) -> list[ServiceFile]:
+    """Return path, content and mode of a service's files."""
+    match service:
+        case "systemd":
+            return [(str(layout.systemd_unit), systemd_unit(layout), 0o644)]
+        case "runit":
+            return [(str(layout.runit_service / "run"), runit_script(layout), 0o755)]
+        case _:
+            return []
+
+
+def activation(layout: Layout, service: str, files: list[ServiceFile], scan: str) -> dict[str, Any]:
+    """Return what the box has to know of an installation to start and stop it."""
+    return {
+        "prefix": str(layout.prefix),
+        "version": layout.version,
+        "state": str(layout.state),
+        "user": layout.user,
+        "groups": list(layout.groups),
+        "service": {"kind": service, "files": files, "scan": scan},
+        "run": list(layout.run_command),
+        "install": None,
+    }

@@ -1,0 +1,142 @@
+"""What a preflight finds on a box, as data."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from asdic.contract.errors import ConfigError, InstallError
+from asdic.contract.target import Architecture
+
+ARCHITECTURES: Final = {"x86_64": Architecture.X86_64, "aarch64": Architecture.ARM64}
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder that is there, or would be: its room, and whether we may write there."""
+
+    path: str
+    free_bytes: int
+    read_only: bool
+    writable: bool
+    device: int
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is beside the processor; empty where there is none."""
+
+    model: str = ""
+    l4t: str = ""
+    jetpack: str = ""
+    tensorrt: str = ""
+    openvino: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Return it in few words."""
+        words = (
+            self.model,
+            self.l4t,
+            self.jetpack and f"JetPack {self.jetpack}",
+            self.tensorrt and f"TensorRT {self.tensorrt}",
+            *self.openvino,
+        )
+        return ", ".join(word for word in words if word) or "none found"
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version consists of, as ``asdic-flash.json`` in its folder says."""
+
+    asdic: str
+    python: str
+    wheels: dict[str, str]
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """What earlier flashes left on the box."""
+
+    current: str = ""
+    previous: str = ""
+    versions: dict[str, Marker] = {}
+    folders: tuple[str, ...] = ()
+    incoming: bool = False
+    activation: dict[str, Any] | None = None
+    activating: bool = False
+    service_files: dict[str, str] = {}
+    agent_toml: str = ""
+    agent_runs: bool = False
+
+    @property
+    def agent(self) -> AgentFacts | None:
+        """Who the box is in the fleet, or None where it has not joined one.
+
+        Raises:
+            ConfigError: The agent's configuration is damaged.
+        """
+        if not self.agent_toml:
+            return None
+        try:
+            return msgspec.toml.decode(self.agent_toml.encode(), type=AgentFacts)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ConfigError(f"agent.toml on the box is damaged: {error}") from error
+
+
+class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of ``agent.toml`` that says who the box is."""
+
+    device: str
+    target: str
+    simulated: bool = False
+    tags: dict[str, str] = {}
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a preflight looks at. Sizes are bytes, ``time_s`` is the box's own clock.
+
+    ``sudo`` is ``yes``, or why it cannot be used; ``broker`` is empty where the fleet's broker
+    answers the box, or says why it does not.
+    """
+
+    architecture: str
+    os: str
+    libc: str
+    host: str
+    cpu_features: tuple[str, ...]
+    cpus: int
+    memory_bytes: int
+    available_bytes: int
+    python: str
+    executable: str
+    uid: int
+    user: str
+    sudo: str
+    time_s: float
+    prefix: Place
+    state: Place
+    service_manager: str
+    runit_scan: str
+    accelerator: Accelerator
+    broker: str
+    installed: Installed
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether the user who logged in may not write where asdic goes."""
+        return self.uid != 0 and not (self.prefix.writable and self.state.writable)
+
+    @property
+    def python_minor(self) -> str:
+        """The interpreter's version as ``3.11``."""
+        return ".".join(self.python.split(".")[:2])
+
+
+def parse_facts(answer: Any, name: str) -> Facts:
+    """Return what the probe answered.
+
+    Raises:
+        InstallError: It is not what a probe answers.
+    """
+    try:
+        return msgspec.convert(answer, Facts)
+    except msgspec.ValidationError as error:
+        raise InstallError(f"{name}: the preflight's answer is not readable: {error}") from error

@@ -1,0 +1,200 @@
+"""What has to be done to a box. Rules alone: nobody is asked here, and nothing is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+import msgspec
+
+from asdic.contract.target import Runtime
+from asdic.fleet.flash.cargo import Version
+from asdic.fleet.flash.facts import Facts
+from asdic.fleet.flash.layout import Layout
+from asdic.fleet.flash.preflight import problems, warnings
+from asdic.fleet.flash.situation import Situation
+from asdic.fleet.flash.wish import Wish
+
+_MIB: Final = 1 << 20
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """Which parts of the work are still to be done.
+
+    Attributes:
+        build: The version is not on the box.
+        switch: Another one, or none, runs.
+        enrol: The box is not in the fleet, or has other tags.
+        install: It has not signed that it runs the release.
+        serve: Its service is not as it shall be.
+        hear: The manager has no report of it, or it is not connected.
+        tidy: Files of an earlier flash lie around.
+    """
+
+    build: bool
+    switch: bool
+    enrol: bool
+    install: bool
+    serve: bool
+    hear: bool
+    tidy: bool
+
+    @property
+    def activation(self) -> bool:
+        """Whether the agent has to be stopped and started."""
+        return self.switch or self.enrol or self.install or self.serve or self.hear
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the plan: what, how it is now, and what will be done (empty: nothing)."""
+
+    what: str
+    found: str
+    todo: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that will be done to one box, and what stands against it."""
+
+    address: str
+    device: str
+    layout: Layout
+    service: str
+    needs: Needs
+    steps: tuple[Step, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the box is as it shall be."""
+        return not (self.needs.build or self.needs.activation or self.needs.tidy)
+
+
+def layout_for(wish: Wish, facts: Facts, version: Version) -> Layout:
+    """Return where everything goes."""
+    is_root = facts.uid == 0 or facts.needs_root
+    return places_of(
+        wish,
+        version=version.name,
+        user=wish.user or ("asdic" if is_root else facts.user),
+        groups=_groups(wish, facts),
+    )
+
+
+def places_of(
+    wish: Wish, *, version: str = "", user: str = "", groups: tuple[str, ...] = ()
+) -> Layout:
+    """Return the places that a wish names; without a version, those that all versions share."""
+    folder = wish.service_folder
+    return Layout(
+        prefix=PurePosixPath(wish.prefix),
+        version=version,
+        state=PurePosixPath(wish.state),
+        user=user,
+        target=wish.target,
+        groups=groups,
+        run_options=wish.run_options,
+        service_folder=None if folder is None else PurePosixPath(folder),
+    )
+
+
+def _groups(wish: Wish, facts: Facts) -> tuple[str, ...]:
+    """Return the groups whose devices the runtime opens."""
+    if wish.simulate or wish.kind.execution_device != "gpu":
+        return ()
+    if wish.kind.runtime is Runtime.TENSORRT:
+        return ("video",)
+    return facts.accelerator.groups
+
+
+def service_for(wish: Wish, facts: Facts) -> str:
+    """Return what will start the agent."""
+    return facts.service_manager if wish.service == "auto" else wish.service
+
+
+def make_plan(
+    situation: Situation, *, layout: Layout, service: str, service_files: dict[str, str]
+) -> Plan:
+    """Return what has to be done.
+
+    Args:
+        situation: What was found, and what is wanted.
+        layout: Where everything goes.
+        service: The kind of service.
+        service_files: Path and content of the service's files, as they shall be.
+
+    Raises:
+        ConfigError: The box has no name, or its agent's configuration is damaged.
+    """
+    needs = needs_of(situation, layout=layout, service=service, service_files=service_files)
+    return Plan(
+        address=situation.wish.address,
+        device=situation.device,
+        layout=layout,
+        service=service,
+        needs=needs,
+        steps=tuple(_steps(situation, needs, layout=layout, service=service)),
+        problems=tuple(problems(situation, service)),
+        warnings=tuple(warnings(situation.facts, situation.now_s)),
+    )
+
+
+def needs_of(
+    situation: Situation, *, layout: Layout, service: str, service_files: dict[str, str]
+) -> Needs:
+    """Return which parts of the work are still to be done; the arguments are ``make_plan``'s."""
+    installed, known = situation.facts.installed, situation.known
+    agent = installed.agent
+    is_heard = known is not None and known.report_number > 0
+    is_there = known is not None and (known.online or service == "none")
+    keep = {layout.version, installed.current, installed.previous}
+    return Needs(
+        build=layout.version not in installed.versions,
+        switch=installed.current != layout.version,
+        enrol=agent is None or known is None or agent.tags != situation.tags,
+        install=not situation.runs_release,
+        serve=any(installed.service_files.get(p) != text for p, text in service_files.items()),
+        hear=not (is_heard and is_there),
+        tidy=installed.incoming or bool(set(installed.folders) - keep),
+    )
+
+
+def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) -> Iterator[Step]:
+    version, release = situation.version, situation.release
+    installed, known = situation.facts.installed, situation.known
+    size = f"{len(version.wheels)} wheels, {version.size_bytes / _MIB:.0f} MiB"
+    build = f"install {layout.version} ({size})"
+    yield Step(
+        what="asdic",
+        found=f"{layout.version} is here" if not needs.build else "this version is not here",
+        todo=build if needs.build else "",
+    )
+    yield Step(
+        what="current",
+        found=installed.current or "nothing",
+        todo=f"switch to {layout.version}" if needs.switch else "",
+    )
+    yield Step(
+        what="fleet",
+        found=f"enrolled as {installed.agent.device}" if installed.agent else "not enrolled",
+        todo=f"enrol as {situation.device}" if needs.enrol else "",
+    )
+    if release is not None:
+        yield Step(
+            what="release",
+            found=(known.release if known else None) or "none",
+            todo=f"install {release.version} ({release.size_bytes / _MIB:.1f} MiB)"
+            if needs.install
+            else "",
+        )
+    yield Step(
+        what="service",
+        found=f"{service}, {'not ' if needs.serve else ''}as wanted",
+        todo=f"set up {service}" if needs.serve else "",
+    )
+    if needs.hear:
+        yield Step(what="report", found="not heard of", todo="start it, wait for a signed report")
+    if needs.tidy:
+        yield Step(what="leftovers", found="of an earlier flash", todo="remove them")

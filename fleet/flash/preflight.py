@@ -1,0 +1,145 @@
+"""What stands against flashing a box, and what a person should know. Rules alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from asdic.contract.target import Runtime
+from asdic.fleet.flash.cargo import runtime_of
+from asdic.fleet.flash.facts import ARCHITECTURES, Facts
+from asdic.fleet.flash.situation import Situation
+from asdic.fleet.flash.wish import Wish
+
+OLDEST_GLIBC: Final = (2, 28)
+"""What ``manylinux_2_28`` wheels need: Debian 10, Ubuntu 18.10, JetPack 5."""
+
+MEMORY_BYTES: Final = 256 << 20
+"""An agent (42 MB), a runner with LiteRT (129 MB), and the system: less than that cannot work."""
+
+CLOCK_S: Final = 300.0
+COMPILED: Final = 1.3
+"""Python's caches take about a third of what the wheels hold again."""
+
+_MIB: Final = 1 << 20
+
+
+def problems(situation: Situation, service: str) -> Iterator[str]:
+    """Yield what stands against flashing the box, each with what to do about it."""
+    yield from _machine_problems(situation.wish, situation.facts)
+    yield from _permission_problems(situation.facts)
+    yield from _space_problems(situation)
+    yield from _fleet_problems(situation)
+    yield from _service_problems(situation.wish, situation.facts, service)
+
+
+def _machine_problems(wish: Wish, facts: Facts) -> Iterator[str]:
+    target = wish.kind
+    found = ARCHITECTURES.get(facts.architecture)
+    if found is not target.architecture and not (wish.simulate and found is not None):
+        yield (
+            f"{wish.target} is for {target.architecture.value}, this box is {facts.architecture}; "
+            "choose another --target"
+        )
+    libc, _, number = facts.libc.partition("-")
+    parts = tuple(int(part) for part in re.findall(r"[0-9]+", number)[:2])
+    if libc != "glibc" or parts < OLDEST_GLIBC:
+        yield (
+            f"the box has {facts.libc or 'no glibc'}; the wheels need glibc 2.28 or newer "
+            "(Debian 10, Ubuntu 20.04, JetPack 5)"
+        )
+    if facts.memory_bytes and facts.memory_bytes < MEMORY_BYTES:
+        yield (
+            f"the box has {facts.memory_bytes // _MIB} MiB of memory, the agent and its runner "
+            f"need {MEMORY_BYTES // _MIB}"
+        )
+    runtime = runtime_of(target, simulate=wish.simulate)
+    if runtime is None and not facts.accelerator.tensorrt:
+        yield "TensorRT is not installed on the box; install JetPack's: apt install tensorrt"
+    needs_gpu = target.execution_device == "gpu" and runtime is Runtime.OPENVINO
+    if needs_gpu and not facts.accelerator.openvino:
+        yield "the box shows no GPU (/dev/dri/renderD*); install its driver"
+
+
+def _permission_problems(facts: Facts) -> Iterator[str]:
+    for place in (facts.prefix, facts.state):
+        if place.read_only:
+            yield f"{place.path} is on a read-only file system; name one on a data partition"
+    if facts.needs_root and facts.sudo != "yes":
+        yield (
+            f"{facts.user} may not write {facts.prefix.path} and {facts.state.path}, and sudo does "
+            f"not help ({facts.sudo}); allow sudo without a password, log in as root, or name "
+            "a --prefix and a --state that the user may write"
+        )
+
+
+def _space_problems(situation: Situation) -> Iterator[str]:
+    facts, version, release = situation.facts, situation.version, situation.release
+    at_prefix = at_state = 0
+    if version.name not in facts.installed.versions:
+        at_prefix += version.size_bytes + round(version.unpacked_bytes * COMPILED)
+    if release is not None and not situation.runs_release:
+        at_prefix += release.size_bytes
+        at_state += 2 * release.size_bytes
+    if facts.prefix.device == facts.state.device:
+        at_prefix, at_state = at_prefix + at_state, 0
+    for place, need in ((facts.prefix, at_prefix), (facts.state, at_state)):
+        if place.free_bytes < need:
+            yield (
+                f"{place.path} has {place.free_bytes // _MIB} MiB free, this takes "
+                f"{-(-need // _MIB)}; make room, or name another partition"
+            )
+
+
+def _fleet_problems(situation: Situation) -> Iterator[str]:
+    agent, device = situation.facts.installed.agent, situation.device
+    if agent is not None:
+        simulated = situation.wish.simulate
+        if agent.device != device:
+            yield (
+                f"the box is {agent.device!r} already; `asdic unflash` it before it becomes "
+                f"{device!r}"
+            )
+        elif (agent.target, agent.simulated) != (situation.wish.target, simulated):
+            kind = f"{agent.target}{' (simulated)' if agent.simulated else ''}"
+            yield f"the box is enrolled as {kind}; `asdic unflash` it before it becomes another"
+    if agent is None and situation.known is not None and situation.known.online:
+        yield f"another box is online as {device!r}; choose another --device"
+    if situation.facts.broker:
+        yield (
+            f"the box cannot reach the fleet's broker at {situation.broker} "
+            f"({situation.facts.broker}); give the manager one that boxes reach: "
+            "`asdic serve --broker HOST:PORT`"
+        )
+
+
+def _service_problems(wish: Wish, facts: Facts, service: str) -> Iterator[str]:
+    if service == "systemd" and facts.service_manager != "systemd":
+        yield "the box has no systemd; leave --service out"
+    if service == "runit" and not (wish.runit_scan or facts.runit_scan):
+        yield "runsvdir looks in no folder that is known; name it with --runit-scan"
+    installed = facts.installed
+    kinds = {
+        "systemd" if path.endswith(".service") else "runit" for path in installed.service_files
+    }
+    for other in sorted(kinds - {service}):
+        yield f"the box has a {other} service of asdic's already; `asdic unflash` it first"
+    if service == "none" and installed.agent_runs and not installed.activating:
+        yield (
+            "an agent runs on the box that this flash did not start; stop it first, or let a "
+            "service start it: --service systemd or runit"
+        )
+
+
+def warnings(facts: Facts, now_s: float) -> Iterator[str]:
+    """Yield what a person should know, though it stands against nothing."""
+    off_s = facts.time_s - now_s
+    if abs(off_s) > CLOCK_S:
+        direction = "ahead" if off_s > 0 else "behind"
+        yield (
+            f"the box's clock is {abs(off_s) / 3600:.1f} h {direction}; it works, "
+            "but its logs will mislead"
+        )
+    if facts.memory_bytes and facts.available_bytes < MEMORY_BYTES:
+        yield f"only {facts.available_bytes // _MIB} MiB of memory are available now"

@@ -1,0 +1,159 @@
+"""What the operator wants of a box: one command's options, or one entry of ``boxes.toml``.
+
+``boxes.toml`` is a table ``[defaults]`` and one ``[[box]]`` an entry, with the same keys; what it
+does not know is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from asdic.contract.errors import ConfigError
+from asdic.contract.files import read_bounded
+from asdic.contract.messages import check_device_id
+from asdic.contract.target import Target, target_named
+
+INVENTORY_LIMIT_BYTES: Final = 1 << 20
+BOXES_LIMIT: Final = 1000
+_PATH: Final = re.compile(r"(/[A-Za-z0-9._+-]+)+")
+_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_ADDRESS: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9\[][A-Za-z0-9.:\[\]_-]*")
+
+ServiceKind = Literal["auto", "systemd", "runit", "none"]
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one box shall be.
+
+    Attributes:
+        address: ``user@host`` or ``user@host:port``, as ssh_config knows it.
+        target: What the box is; None where it has to be told from ``boxes.toml``'s defaults.
+        release: The release that it shall run; None leaves it to the fleet.
+        device: Its name in the fleet; None takes its host name.
+        tags: Its tags in the fleet.
+        prefix: Where asdic is installed.
+        state: Where the device keeps what it must not lose.
+        user: Who runs the agent; None makes the user ``asdic`` where we may, and else takes the
+            user who logs in.
+        service: What starts the agent.
+        service_folder: Where the service is put, if not in the usual place.
+        runit_scan: Where runsvdir looks, if not in the usual place.
+        server: The manager's address as the box sees it; None goes through the SSH connection.
+        simulate: The box stands in for its target.
+        python: The interpreter to use; None finds one.
+        run_options: Further words for ``asdic-agent run``.
+        accept_host_key: The fingerprint of a new host key that was compared at the box.
+        identity: File of the private key to log in with.
+        patience_s: How long the new agent may take until its signed report is here.
+    """
+
+    address: str
+    target: str
+    release: str | None = None
+    device: str | None = None
+    tags: dict[str, str] = {}
+    prefix: str = "/opt/asdic"
+    state: str = "/var/lib/asdic"
+    user: str | None = None
+    service: ServiceKind = "auto"
+    service_folder: str | None = None
+    runit_scan: str | None = None
+    server: str | None = None
+    simulate: bool = False
+    python: str | None = None
+    run_options: tuple[str, ...] = ()
+    accept_host_key: str | None = None
+    identity: str | None = None
+    patience_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 180.0
+
+    @property
+    def kind(self) -> Target:
+        """The row of the target's table."""
+        return target_named(self.target)
+
+
+class _Inventory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tables of ``boxes.toml``; the entries are read once the defaults are under them."""
+
+    box: list[dict[str, Any]]
+    defaults: dict[str, Any] = {}
+
+
+def check_wish(wish: Wish) -> Wish:
+    """Return ``wish`` if it can be meant.
+
+    Raises:
+        ConfigError: A name, path or fingerprint is not what it should be.
+    """
+    from asdic.fleet.flash.host_keys import check_fingerprint
+
+    if not _ADDRESS.fullmatch(wish.address):
+        raise ConfigError(f"{wish.address!r} is no address; write user@host or user@host:port")
+    if wish.simulate and wish.kind.simulator is None:
+        raise ConfigError(f"target {wish.target} has no simulator; leave --simulate out")
+    for path in (wish.prefix, wish.state, wish.service_folder, wish.runit_scan, wish.python):
+        if path is not None and (not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts):
+            raise ConfigError(f"{path!r} is not a full path of letters, digits and . _ + -")
+    inside = PurePosixPath(wish.state)
+    if PurePosixPath(wish.prefix) in (inside, *inside.parents):
+        raise ConfigError(
+            f"the state folder {wish.state} lies in the prefix {wish.prefix}; keep them apart, "
+            "so that a version can be removed without it"
+        )
+    if wish.user is not None and not _USER.fullmatch(wish.user):
+        raise ConfigError(f"{wish.user!r} is not the name of a user")
+    if wish.device is not None:
+        check_device_id(wish.device)
+    if wish.accept_host_key is not None:
+        check_fingerprint(wish.accept_host_key)
+    if not all(key and value for key, value in wish.tags.items()):
+        raise ConfigError("a tag has a key and a value")
+    return wish
+
+
+def read_boxes(path: Path) -> tuple[Wish, ...]:
+    """Return the wishes in a ``boxes.toml``.
+
+    Raises:
+        ConfigError: It cannot be read, has unknown or wrong entries, or names a box twice.
+    """
+    data = read_bounded(path, INVENTORY_LIMIT_BYTES)
+    try:
+        inventory = msgspec.toml.decode(data, type=_Inventory)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not inventory.box or len(inventory.box) > BOXES_LIMIT:
+        raise ConfigError(f"{path}: expected 1 to {BOXES_LIMIT} [[box]] entries")
+    wishes = tuple(
+        _wish(path, number, {**inventory.defaults, **entry, "tags": _tags(inventory, entry)})
+        for number, entry in enumerate(inventory.box, 1)
+    )
+    _check_different(path, "address", [one.address for one in wishes])
+    _check_different(path, "device", [one.device for one in wishes if one.device is not None])
+    return wishes
+
+
+def _tags(inventory: _Inventory, entry: dict[str, Any]) -> Any:
+    """Return a box's tags over the default ones; what is no table is left to be refused."""
+    common, own = inventory.defaults.get("tags", {}), entry.get("tags", {})
+    if isinstance(common, dict) and isinstance(own, dict):
+        return {**common, **own}
+    return own
+
+
+def _wish(path: Path, number: int, entry: dict[str, Any]) -> Wish:
+    try:
+        return check_wish(msgspec.convert(entry, Wish))
+    except (msgspec.ValidationError, ConfigError) as error:
+        name = entry.get("address", f"number {number}")
+        raise ConfigError(f"{path}: box {name}: {error}") from error
+
+
+def _check_different(path: Path, what: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ConfigError(f"{path}: two boxes have the {what} {twice[0]!r}")
