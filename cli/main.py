@@ -23,6 +23,8 @@ VERBS: Final = MappingProxyType(
         "inspect": "asdic.cli.inspect:inspect",
         "serve": "asdic.cli.serve:serve",
         "token": "asdic.cli.token:token",
+        "flash": "asdic.cli.flash:flash",
+        "unflash": "asdic.cli.unflash:unflash",
         "push": "asdic.cli.push:push",
         "export": "asdic.cli.export:export",
         "rollout": "asdic.cli.rollout:rollout",

@@ -12,32 +12,32 @@ from asdic.fleet.flash.plan import places_of
 from asdic.fleet.flash.remote import Remote, find_python
 from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.units import runit_script, systemd_unit
-from asdic.fleet.flash.wish import Wish
+from asdic.fleet.flash.wish import Site
 
 ServiceFile = tuple[str, str, int]
 """Path, content and mode."""
 
 
-def look(session: Session, wish: Wish, broker: tuple[str, int]) -> tuple[Remote, Facts]:
+def look(session: Session, site: Site, broker: tuple[str, int]) -> tuple[Remote, Facts]:
     """Return how to work on a box, and what was found there; nothing is changed.
 
     Raises:
         ConfigError: It has no fitting Python.
         LinkError: It does not answer.
     """
-    remote = Remote(session, find_python(session, wish.python).path)
-    layout = places_of(wish)
+    remote = Remote(session, find_python(session, site.python).path)
+    layout = places_of(site)
     arguments = {
-        "prefix": wish.prefix,
-        "state": wish.state,
+        "prefix": site.prefix,
+        "state": site.state,
         "broker_host": broker[0],
         "broker_port": broker[1],
         "service_files": [str(layout.systemd_unit), str(layout.runit_service / "run")],
     }
-    facts = parse_facts(remote.call("probe", arguments), wish.address)
+    facts = parse_facts(remote.call("probe", arguments), site.address)
     if facts.needs_root and facts.sudo == "yes":
         root = remote.as_root()
-        seen = parse_facts(root.call("probe", arguments), wish.address)
+        seen = parse_facts(root.call("probe", arguments), site.address)
         facts = msgspec.structs.replace(facts, installed=seen.installed)
         remote = root
     return remote, facts

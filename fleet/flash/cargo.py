@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from asdic.fleet.flash.facts import Facts, Marker
 from asdic.fleet.releases import export_release
 
 PIECE_BYTES: Final = 256 << 10
+_MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
+_OLD_TAGS: Final = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
 
 class Wheels(Protocol):
@@ -95,6 +98,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         return sum(one.size_bytes for one in self.files)
 
     @property
+    def glibc(self) -> tuple[int, int]:
+        """The oldest C library that all wheels run on."""
+        return max(_glibc_of(one.path.name) for one in self.wheels)
+
+    @property
     def unpacked_bytes(self) -> int:
         """How much the wheels hold."""
         return sum(_unpacked_bytes(one.path) for one in self.wheels)
@@ -140,6 +148,13 @@ def _carried(folder: Path, file: FileRef) -> File:
         sha256=sha256,
         size_bytes=file.size_bytes,
     )
+
+
+def _glibc_of(wheel: str) -> tuple[int, int]:
+    """Return the oldest glibc that one of a wheel's tags promises; (0, 0) for pure Python."""
+    found = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
+    found += [version for name, version in _OLD_TAGS.items() if f"{name}_" in wheel]
+    return min(found, default=(0, 0))
 
 
 def _unpacked_bytes(wheel: Path) -> int:

@@ -65,6 +65,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     service_files: dict[str, str] = {}
     agent_toml: str = ""
     agent_runs: bool = False
+    is_device: bool = False
 
     @property
     def agent(self) -> AgentFacts | None:
@@ -81,12 +82,20 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"agent.toml on the box is damaged: {error}") from error
 
 
+class BrokerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the agent looks for the broker."""
+
+    host: str = ""
+    port: int = 0
+
+
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The part of ``agent.toml`` that says who the box is."""
 
     device: str
     target: str
     simulated: bool = False
+    broker: BrokerFacts = BrokerFacts()
     tags: dict[str, str] = {}
 
 

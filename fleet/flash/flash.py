@@ -19,6 +19,7 @@ from asdic.fleet.flash.box import activation, look, service_files
 from asdic.fleet.flash.cargo import (
     File,
     ReleaseCargo,
+    Version,
     Wheelhouse,
     exported,
     release_for,
@@ -110,6 +111,20 @@ class Flash:
             service_files={path: text for path, text, _ in self._files},
         )
         return self.plan
+
+    @property
+    def version(self) -> Version:
+        """The version for this box, once it was examined."""
+        return self._version
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each file of this version on the box, by its name in its folder.
+
+        Raises:
+            InstallError: The version is not there, or cannot be read.
+        """
+        found: dict[str, str] = self._stage("digests", version=self._layout.version, wait_s=BUILD_S)
+        return found
 
     def carry_out(self) -> Outcome:
         """Do what ``examine`` planned, and return what came of it.
@@ -355,7 +370,7 @@ class Flash:
             {
                 **activation(self._layout, self._service, self._files, self._scan()),
                 "step": step,
-                "patience_s": self._wish.patience_s + GRACE_S,
+                "patience_s": 2 * self._wish.patience_s,
                 "install_s": INSTALL_S,
                 **further,
             },

@@ -14,7 +14,7 @@ from asdic.fleet.flash.facts import Facts
 from asdic.fleet.flash.layout import Layout
 from asdic.fleet.flash.preflight import problems, warnings
 from asdic.fleet.flash.situation import Situation
-from asdic.fleet.flash.wish import Wish
+from asdic.fleet.flash.wish import Site, Wish
 
 _MIB: Final = 1 << 20
 
@@ -25,7 +25,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         build: The version is not on the box.
         switch: Another one, or none, runs.
-        enrol: The box is not in the fleet, or has other tags.
+        enrol: The box is not in the fleet, or has other tags or another broker.
         install: It has not signed that it runs the release.
         serve: Its service is not as it shall be.
         hear: The manager has no report of it, or it is not connected.
@@ -75,27 +75,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def layout_for(wish: Wish, facts: Facts, version: Version) -> Layout:
     """Return where everything goes."""
     is_root = facts.uid == 0 or facts.needs_root
-    return places_of(
-        wish,
+    return msgspec.structs.replace(
+        places_of(wish),
         version=version.name,
         user=wish.user or ("asdic" if is_root else facts.user),
+        target=wish.target,
         groups=_groups(wish, facts),
+        run_options=wish.run_options,
     )
 
 
-def places_of(
-    wish: Wish, *, version: str = "", user: str = "", groups: tuple[str, ...] = ()
-) -> Layout:
-    """Return the places that a wish names; without a version, those that all versions share."""
-    folder = wish.service_folder
+def places_of(site: Site) -> Layout:
+    """Return the places that all versions on a box share."""
+    folder = site.service_folder
     return Layout(
-        prefix=PurePosixPath(wish.prefix),
-        version=version,
-        state=PurePosixPath(wish.state),
-        user=user,
-        target=wish.target,
-        groups=groups,
-        run_options=wish.run_options,
+        prefix=PurePosixPath(site.prefix),
+        version="",
+        state=PurePosixPath(site.state),
+        user="",
+        target="",
         service_folder=None if folder is None else PurePosixPath(folder),
     )
 
@@ -146,14 +144,13 @@ def needs_of(
 ) -> Needs:
     """Return which parts of the work are still to be done; the arguments are ``make_plan``'s."""
     installed, known = situation.facts.installed, situation.known
-    agent = installed.agent
     is_heard = known is not None and known.report_number > 0
     is_there = known is not None and (known.online or service == "none")
     keep = {layout.version, installed.current, installed.previous}
     return Needs(
         build=layout.version not in installed.versions,
         switch=installed.current != layout.version,
-        enrol=agent is None or known is None or agent.tags != situation.tags,
+        enrol=known is None or not situation.is_enrolled,
         install=not situation.runs_release,
         serve=any(installed.service_files.get(p) != text for p, text in service_files.items()),
         hear=not (is_heard and is_there),

@@ -12,9 +12,6 @@ from asdic.fleet.flash.facts import ARCHITECTURES, Facts
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Wish
 
-OLDEST_GLIBC: Final = (2, 28)
-"""What ``manylinux_2_28`` wheels need: Debian 10, Ubuntu 18.10, JetPack 5."""
-
 MEMORY_BYTES: Final = 256 << 20
 """An agent (42 MB), a runner with LiteRT (129 MB), and the system: less than that cannot work."""
 
@@ -27,14 +24,15 @@ _MIB: Final = 1 << 20
 
 def problems(situation: Situation, service: str) -> Iterator[str]:
     """Yield what stands against flashing the box, each with what to do about it."""
-    yield from _machine_problems(situation.wish, situation.facts)
+    yield from _machine_problems(situation)
     yield from _permission_problems(situation.facts)
     yield from _space_problems(situation)
     yield from _fleet_problems(situation)
     yield from _service_problems(situation.wish, situation.facts, service)
 
 
-def _machine_problems(wish: Wish, facts: Facts) -> Iterator[str]:
+def _machine_problems(situation: Situation) -> Iterator[str]:
+    wish, facts = situation.wish, situation.facts
     target = wish.kind
     found = ARCHITECTURES.get(facts.architecture)
     if found is not target.architecture and not (wish.simulate and found is not None):
@@ -44,10 +42,11 @@ def _machine_problems(wish: Wish, facts: Facts) -> Iterator[str]:
         )
     libc, _, number = facts.libc.partition("-")
     parts = tuple(int(part) for part in re.findall(r"[0-9]+", number)[:2])
-    if libc != "glibc" or parts < OLDEST_GLIBC:
+    if libc != "glibc" or parts < situation.version.glibc:
+        needed = "{}.{}".format(*situation.version.glibc)
         yield (
-            f"the box has {facts.libc or 'no glibc'}; the wheels need glibc 2.28 or newer "
-            "(Debian 10, Ubuntu 20.04, JetPack 5)"
+            f"the box has {facts.libc or 'no glibc'}, the wheels need glibc {needed} or newer; "
+            "install a newer system on it"
         )
     if facts.memory_bytes and facts.memory_bytes < MEMORY_BYTES:
         yield (

@@ -53,6 +53,16 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def is_enrolled(self) -> bool:
+        """Whether the agent has its tags, and looks for the broker where it is."""
+        agent = self.facts.installed.agent
+        return (
+            agent is not None
+            and agent.tags == self.tags
+            and f"{agent.broker.host}:{agent.broker.port}" == self.broker
+        )
+
+    @property
     def tags(self) -> dict[str, str]:
         """The tags that the box shall have: those that it has, under the wanted ones."""
         agent = self.facts.installed.agent

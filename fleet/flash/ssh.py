@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 import paramiko
@@ -38,7 +37,7 @@ class SshSession:
         *,
         hosts: KnownHosts,
         accepted: str | None = None,
-        identity: Path | None = None,
+        identity: str | None = None,
     ) -> SshSession:
         """Connect; the user's ssh_config is honoured, jump hosts included.
 
@@ -53,7 +52,7 @@ class SshSession:
             ConfigError: The box does not let us in.
             LinkError: It does not answer.
         """
-        keys: dict[str, Any] = {} if identity is None else {"key_filename": str(identity)}
+        keys: dict[str, Any] = {} if identity is None else {"key_filename": identity}
         try:
             connection = Connection(address, connect_timeout=CONNECT_S, connect_kwargs=keys)
         except ValueError as error:

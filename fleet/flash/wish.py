@@ -26,48 +26,56 @@ _ADDRESS: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9\[][A-Za
 ServiceKind = Literal["auto", "systemd", "runit", "none"]
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one box shall be.
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a box is, and where on it an installation is.
 
     Attributes:
         address: ``user@host`` or ``user@host:port``, as ssh_config knows it.
-        target: What the box is; None where it has to be told from ``boxes.toml``'s defaults.
-        release: The release that it shall run; None leaves it to the fleet.
-        device: Its name in the fleet; None takes its host name.
-        tags: Its tags in the fleet.
         prefix: Where asdic is installed.
         state: Where the device keeps what it must not lose.
-        user: Who runs the agent; None makes the user ``asdic`` where we may, and else takes the
-            user who logs in.
-        service: What starts the agent.
         service_folder: Where the service is put, if not in the usual place.
         runit_scan: Where runsvdir looks, if not in the usual place.
-        server: The manager's address as the box sees it; None goes through the SSH connection.
-        simulate: The box stands in for its target.
         python: The interpreter to use; None finds one.
-        run_options: Further words for ``asdic-agent run``.
         accept_host_key: The fingerprint of a new host key that was compared at the box.
         identity: File of the private key to log in with.
-        patience_s: How long the new agent may take until its signed report is here.
     """
 
     address: str
+    prefix: str = "/opt/asdic"
+    state: str = "/var/lib/asdic"
+    service_folder: str | None = None
+    runit_scan: str | None = None
+    python: str | None = None
+    accept_host_key: str | None = None
+    identity: str | None = None
+
+
+class Wish(Site, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one box shall be.
+
+    Attributes:
+        target: What the box is.
+        release: The release that it shall run; None leaves it to the fleet.
+        device: Its name in the fleet; None takes its host name.
+        tags: Its tags in the fleet, beside those that it has.
+        user: Who runs the agent; None makes the user ``asdic`` where we may, and else takes the
+            user who logs in.
+        service: What starts the agent.
+        server: The manager's address as the box sees it; None goes through the SSH connection.
+        simulate: The box stands in for its target.
+        run_options: Further words for ``asdic-agent run``.
+        patience_s: How long the new agent may take until its signed report is here.
+    """
+
     target: str
     release: str | None = None
     device: str | None = None
     tags: dict[str, str] = {}
-    prefix: str = "/opt/asdic"
-    state: str = "/var/lib/asdic"
     user: str | None = None
     service: ServiceKind = "auto"
-    service_folder: str | None = None
-    runit_scan: str | None = None
     server: str | None = None
     simulate: bool = False
-    python: str | None = None
     run_options: tuple[str, ...] = ()
-    accept_host_key: str | None = None
-    identity: str | None = None
     patience_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 180.0
 
     @property
@@ -83,33 +91,42 @@ class _Inventory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     defaults: dict[str, Any] = {}
 
 
-def check_wish(wish: Wish) -> Wish:
-    """Return ``wish`` if it can be meant.
+def check_site(site: Site) -> None:
+    """Check what a box is called, and the paths on it.
 
     Raises:
         ConfigError: A name, path or fingerprint is not what it should be.
     """
     from asdic.fleet.flash.host_keys import check_fingerprint
 
-    if not _ADDRESS.fullmatch(wish.address):
-        raise ConfigError(f"{wish.address!r} is no address; write user@host or user@host:port")
-    if wish.simulate and wish.kind.simulator is None:
-        raise ConfigError(f"target {wish.target} has no simulator; leave --simulate out")
-    for path in (wish.prefix, wish.state, wish.service_folder, wish.runit_scan, wish.python):
+    if not _ADDRESS.fullmatch(site.address):
+        raise ConfigError(f"{site.address!r} is no address; write user@host or user@host:port")
+    for path in (site.prefix, site.state, site.service_folder, site.runit_scan, site.python):
         if path is not None and (not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts):
             raise ConfigError(f"{path!r} is not a full path of letters, digits and . _ + -")
-    inside = PurePosixPath(wish.state)
-    if PurePosixPath(wish.prefix) in (inside, *inside.parents):
+    state = PurePosixPath(site.state)
+    if PurePosixPath(site.prefix) in (state, *state.parents):
         raise ConfigError(
-            f"the state folder {wish.state} lies in the prefix {wish.prefix}; keep them apart, "
+            f"the state folder {site.state} lies in the prefix {site.prefix}; keep them apart, "
             "so that a version can be removed without it"
         )
+    if site.accept_host_key is not None:
+        check_fingerprint(site.accept_host_key)
+
+
+def check_wish(wish: Wish) -> Wish:
+    """Return ``wish`` if it can be meant.
+
+    Raises:
+        ConfigError: A name, path or fingerprint is not what it should be.
+    """
+    check_site(wish)
+    if wish.simulate and wish.kind.simulator is None:
+        raise ConfigError(f"target {wish.target} has no simulator; leave --simulate out")
     if wish.user is not None and not _USER.fullmatch(wish.user):
         raise ConfigError(f"{wish.user!r} is not the name of a user")
     if wish.device is not None:
         check_device_id(wish.device)
-    if wish.accept_host_key is not None:
-        check_fingerprint(wish.accept_host_key)
     if not all(key and value for key, value in wish.tags.items()):
         raise ConfigError("a tag has a key and a value")
     return wish

@@ -175,7 +175,7 @@ def installed(prefix: Path, state: Path, service_files: list[str]) -> dict[str, 
         "service_files": {path: read(path) for path in service_files if Path(path).exists()},
         "agent_toml": read(state / "agent.toml"),
         "agent_runs": is_locked(state / "agent.lock"),
-        "enrolled": os.access(state / "agent.toml", os.R_OK),
+        "is_device": (state / "agent.toml").is_file() or (state / "identity").is_dir(),
     }
 
 

@@ -20,6 +20,11 @@ LOCK_S = 900.0
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{12}")
 MARKER = "asdic-flash.json"
 USER_FILE = "user-created"
+IDENTITY = {"identity", "trust", "reports"}
+OURS = {
+    *("current", "previous", "incoming", "flash.lock", USER_FILE),
+    *(f"activation.{end}" for end in ("json", "lock", "log", "decision")),
+}
 
 
 def main(arguments: dict[str, Any], payload: BinaryIO) -> Any:
@@ -232,11 +237,36 @@ def tidy(arguments: dict[str, Any], _payload: object) -> list[str]:
     prefix = Path(arguments["prefix"])
     removed = []
     for path in sorted(prefix.iterdir()):
-        is_ours = path.name == "incoming" or VERSION.fullmatch(path.name)
-        if is_ours and path.name not in arguments["keep"] and not path.is_symlink():
+        is_version = path.name == "incoming" or VERSION.fullmatch(path.name)
+        if is_version and path.name not in arguments["keep"] and not path.is_symlink():
             shutil.rmtree(path)
             removed.append(path.name)
     return removed
+
+
+def remove(arguments: dict[str, Any], _payload: object) -> list[str]:
+    """Remove all versions, and the device's state; its identity stays where that is wished."""
+    prefix, state = Path(arguments["prefix"]), Path(arguments["state"])
+    is_device = (state / "agent.toml").is_file() or (state / "identity").is_dir()
+    doomed = [path for path in sorted(prefix.glob("*")) if is_ours(path)]
+    if is_device and arguments["keep_identity"]:
+        doomed += [path for path in sorted(state.iterdir()) if path.name not in IDENTITY]
+    elif is_device:
+        doomed.append(state)
+    user = (prefix / USER_FILE).read_text() if (prefix / USER_FILE).exists() else ""
+    for path in doomed:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if prefix.is_dir() and not any(prefix.iterdir()):
+        prefix.rmdir()
+    if user and not arguments["keep_identity"]:
+        words = ["userdel" if shutil.which("userdel") else "deluser", user]
+        subprocess.run(words, capture_output=True, check=False)
+    return [str(path) for path in doomed]
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a flash made this entry of the prefix."""
+    return path.name in OURS or VERSION.fullmatch(path.name) is not None
 
 
 def write(path: Path, text: str) -> None:
@@ -257,4 +287,5 @@ STEPS = {
     "as-user": as_user,
     "digests": digests,
     "tidy": tidy,
+    "remove": remove,
 }

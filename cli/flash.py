@@ -1,0 +1,272 @@
+"""``asdic flash``: bare boxes become members of the fleet, over SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from asdic.cli.console import print_json, print_table
+from asdic.cli.fleet import fleet_option, json_option
+from asdic.contract.errors import AsdicError, ConfigError, MissingPackageError
+
+if TYPE_CHECKING:
+    from asdic.fleet.flash.cargo import Wheelhouse
+    from asdic.fleet.flash.flash import Flash, Outcome
+    from asdic.fleet.flash.plan import Plan
+    from asdic.fleet.flash.shelf import Result
+    from asdic.fleet.flash.shore import Shore
+    from asdic.fleet.flash.verify import Comparison
+    from asdic.fleet.flash.wish import Wish
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class FlashFailedError(AsdicError):
+    """At least one box is not as it shall be."""
+
+
+def site_options(command: _F) -> _F:
+    """Add the options that say where a box is, and where on it an installation is."""
+    for option in (
+        click.option("--identity", metavar="FILE", help="Private key.  [default: agent, ~/.ssh]"),
+        click.option(
+            "--accept-host-key",
+            metavar="SHA256:…",
+            help="Pin this host key, whose fingerprint was compared at the box.",
+        ),
+        click.option("--python", metavar="PATH", help="Interpreter on the box.  [default: found]"),
+        click.option("--runit-scan", metavar="DIR", help="Where runsvdir looks.  [default: found]"),
+        click.option("--service-folder", metavar="DIR", help="Where the service is put."),
+        click.option("--state", metavar="DIR", help="The device's own.  [default: /var/lib/asdic]"),
+        click.option("--prefix", metavar="DIR", help="Where asdic goes.  [default: /opt/asdic]"),
+    ):
+        command = option(command)
+    return command
+
+
+def wish_options(command: _F) -> _F:
+    """Add the options that say how a box shall be."""
+    kinds = click.Choice(["auto", "systemd", "runit", "none"])
+    for option in (
+        click.option("--patience", "patience_s", type=float, help="Seconds until its report."),
+        click.option("--run-option", "run_options", multiple=True, help="For `asdic-agent run`."),
+        click.option("--simulate", is_flag=True, default=None, help="Stand in for the target."),
+        click.option(
+            "--server", metavar="URL", help="Manager as the box sees it.  [default: through SSH]"
+        ),
+        click.option("--service", type=kinds, help="What starts the agent.  [default: auto]"),
+        click.option("--user", help="Who runs the agent.  [default: asdic, or who logs in]"),
+        click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be repeated."),
+        click.option("--device", metavar="ID", help="Its name.  [default: its host name]"),
+        click.option("--release", metavar="VERSION", help="The release that it shall run."),
+        click.option("--target", metavar="NAME", help="What the box is."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("address", required=False, metavar="[USER@HOST[:PORT]]")
+@wish_options
+@site_options
+@click.option("--inventory", type=click.Path(path_type=Path), help="Boxes, as a boxes.toml.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=1, help="How many boxes at once.")
+@click.option("--resume", is_flag=True, help="Leave out boxes that were flashed just so before.")
+@click.option("--dry-run", is_flag=True, help="Look and say what would be done; change nothing.")
+@click.option("--verify", is_flag=True, help="Compare what is installed with this side.")
+@click.option(
+    "--releases",
+    type=click.Path(path_type=Path),
+    default=Path("releases"),
+    show_default=True,
+    help="Release folder that the manager serves.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("~/.cache/asdic/wheelhouse"),
+    show_default=True,
+    envvar="ASDIC_WHEELHOUSE",
+    help="Where wheels are kept.",
+)
+@fleet_option
+@json_option
+def flash(
+    *,
+    address: str | None,
+    inventory: Path | None,
+    parallel: int,
+    resume: bool,
+    dry_run: bool,
+    verify: bool,
+    releases: Path,
+    cache: Path,
+    fleet: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make boxes members of the fleet over SSH: agent, service, identity and first release.
+
+    The box needs an sshd that knows our key, and Python 3.10 to 3.13; no internet. It ends when
+    the manager has the box's signed report. Doing it again changes nothing, an interrupted run
+    goes on, a failed one leaves the box as it was, and a newer asdic replaces an older one.
+
+    \b
+    Examples:
+      asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --tag ward=icu
+      asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --dry-run
+      asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --verify
+      asdic flash --inventory boxes.toml --parallel 8 --resume
+    """
+    try:
+        from asdic.fleet.flash.shelf import Done, flash_all, one_at_a_time
+        from asdic.fleet.flash.shore import Shore
+        from asdic.fleet.flash.verify import verify as verified
+    except ImportError as error:
+        raise MissingPackageError(error.name or "fabric", "fleet") from error
+
+    wishes = _wishes(address, inventory, options)
+    shore = Shore(fleet, releases)
+    wheelhouse = one_at_a_time(_wheelhouse(cache.expanduser()))
+    if dry_run:
+        plans = [
+            _with_flash(one, shore, wheelhouse, lambda flash: flash.examine()) for one in wishes
+        ]
+        _show_plans(plans, as_json=as_json)
+    elif verify:
+        compared = [_with_flash(one, shore, wheelhouse, verified) for one in wishes]
+        _show_comparisons(compared, as_json=as_json)
+    else:
+        results = flash_all(
+            wishes,
+            lambda wish: _with_flash(wish, shore, wheelhouse, _flashed),
+            done=Done(shore.folder / "done.json"),
+            parallel=parallel,
+            resume=resume,
+        )
+        _show_results(results, as_json=as_json)
+
+
+def _flashed(flash: Flash) -> Outcome:
+    flash.examine()
+    return flash.carry_out()
+
+
+def _wishes(
+    address: str | None, inventory: Path | None, options: dict[str, Any]
+) -> tuple[Wish, ...]:
+    import msgspec
+
+    from asdic.fleet.flash.wish import Wish, check_wish, read_boxes
+
+    given = {name: value for name, value in options.items() if value not in {None, ()}}
+    if (address is None) == (inventory is None):
+        raise click.UsageError("name one box as USER@HOST, or several with --inventory")
+    if inventory is not None:
+        if set(given) - {"release"}:
+            raise click.UsageError(f"write what boxes shall be into {inventory}")
+        return tuple(msgspec.structs.replace(one, **given) for one in read_boxes(inventory))
+    if "target" not in given:
+        raise click.UsageError("say what the box is with --target")
+    pairs = [tag.partition("=") for tag in given.pop("tags", ())]
+    if not all(key and value for key, _, value in pairs):
+        raise ConfigError("a tag looks like KEY=VALUE")
+    tags = {key: value for key, _, value in pairs}
+    try:
+        return (check_wish(msgspec.convert({**given, "address": address, "tags": tags}, Wish)),)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _wheelhouse(cache: Path) -> Wheelhouse:
+    from asdic.fleet.flash.wheelhouse import build_wheelhouse
+
+    def bring(*, architecture: Any, python: Any, runtime: Any) -> Any:
+        return build_wheelhouse(
+            cache, architecture=architecture, python=python, runtime=runtime, progress=_say
+        )
+
+    return bring
+
+
+_T = TypeVar("_T")
+
+
+def _with_flash(
+    wish: Wish, shore: Shore, wheelhouse: Wheelhouse, work: Callable[[Flash], _T]
+) -> _T:
+    """Return what ``work`` makes of one box, over a connection of its own."""
+    from asdic.fleet.flash.flash import Flash
+    from asdic.fleet.flash.ssh import SshSession
+
+    session = SshSession.open(
+        wish.address, hosts=shore.hosts, accepted=wish.accept_host_key, identity=wish.identity
+    )
+    try:
+        say = lambda words: _say(f"{wish.address}: {words}")  # noqa: E731
+        return work(Flash(session, wish, shore=shore, wheelhouse=wheelhouse, say=say))
+    finally:
+        session.close()
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    if as_json:
+        print_json(plans)
+    else:
+        for plan in plans:
+            print_table(
+                f"{plan.address} as {plan.device}",
+                ("what", "now", "will be done"),
+                ((one.what, one.found, one.todo or "nothing") for one in plan.steps),
+            )
+            for warning in plan.warnings:
+                click.echo(f"note: {warning}")
+    bad = [f"{plan.address}: {problem}" for plan in plans for problem in plan.problems]
+    if bad:
+        raise ConfigError("; ".join(bad))
+
+
+def _show_comparisons(compared: Sequence[Comparison], *, as_json: bool) -> None:
+    if as_json:
+        print_json(compared)
+    else:
+        for one in compared:
+            for line in one.lines():
+                click.echo(f"{one.address}: {line}")
+            if one.is_equal:
+                click.echo(f"{one.address}: {one.files} files, all as here")
+    different = [one.address for one in compared if not one.is_equal]
+    if different:
+        raise FlashFailedError(f"not as here: {', '.join(different)}")
+
+
+def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
+    if as_json:
+        print_json(results)
+    else:
+        print_table("Boxes", ("box", "device", "release", "asdic", "result"), map(_row, results))
+    failed = [f"{one.address}: {one.error}" for one in results if one.error]
+    if failed:
+        raise FlashFailedError(failed[0] if len(results) == 1 else f"{len(failed)} boxes failed")
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    outcome = result.outcome
+    if outcome is None:
+        return (result.address, "", "", "", result.text)
+    seconds = "" if result.skipped else f", {outcome.seconds:.0f} s"
+    release = outcome.release or "none"
+    return (
+        result.address,
+        outcome.device,
+        release,
+        outcome.version,
+        f"{result.text}{seconds}",
+    )
