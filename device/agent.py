@@ -33,9 +33,11 @@ from asdic.device.link import (
 )
 from asdic.device.numbering import told_number
 from asdic.device.orders import BenchOrders
+from asdic.device.peripherals import frames_for, microcontroller_for
 from asdic.device.reports import Reporter
 from asdic.device.supervisor import Supervisor
 from asdic.device.update.journal import Journal
+from asdic.device.update.microcontroller import Microcontroller
 from asdic.device.update.state import FINAL
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
@@ -64,6 +66,7 @@ class Agent:
         again: Try an offer anew that has failed before, because a person asks for it.
         now: Update also while an exam is in progress, because a person asks for it.
         open_trial: Starts the trial of a candidate.
+        microcontroller: The one beside the box; None: the one that the configuration names.
         clock: Monotonic seconds, for the update's deadlines.
     """
 
@@ -78,6 +81,7 @@ class Agent:
         again: bool = False,
         now: bool = False,
         open_trial: OpenTrial = open_trial,
+        microcontroller: Microcontroller | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
@@ -103,6 +107,8 @@ class Agent:
             crashes=lambda: supervisor.crashes if supervisor is not None else 0,
             changed=self._report,
             open_trial=open_trial,
+            microcontroller=microcontroller or microcontroller_for(config),
+            frames=frames_for(config),
             clock=clock,
         )
         self._requests = Requests(state, self.update, storage)

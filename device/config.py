@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -55,6 +55,30 @@ class Probation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     crashes: int = 3
 
 
+class FirmwareConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The microcontroller beside this box, if it has one.
+
+    ``link`` is its address (``udp://192.0.2.7``, ``serial:///dev/ttyACM0``). ``without_test_boot``
+    says what to do with firmware where it cannot boot an image on trial: ``refuse`` it, or
+    ``re-upload`` the old image to go back. ``patience_s`` comes on top of the deadlines of the
+    states in which it is written to: a serial line carries some 10 kB a second.
+    """
+
+    link: str = ""
+    without_test_boot: Literal["refuse", "re-upload"] = "refuse"
+    patience_s: float = 900.0
+
+
+class FramesConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The ring in shared memory that brings the frames, by its name or path, if there is one."""
+
+    ring: str = ""
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who this device is and whom it talks to."""
 
@@ -66,6 +90,15 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tags: dict[str, str] = {}
     timing: Timing = Timing()
     probation: Probation = Probation()
+    firmware: FirmwareConfig = FirmwareConfig()
+    frames: FramesConfig = FramesConfig()
+
+    def deadline_s(self, state: UpdateState, *, writes_firmware: bool) -> float | None:
+        """Return how long an update may be in ``state``, or None where it has no deadline."""
+        limit_s = self.timing.deadline_s(state)
+        if limit_s is None or not writes_firmware:
+            return limit_s
+        return limit_s + self.firmware.patience_s
 
 
 @dataclass(frozen=True)

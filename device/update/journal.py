@@ -6,6 +6,7 @@ been done, and does it again. Its content is the device's own and no message.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.messages import GateFacts, Refusal, UpdateState
+from asdic.device.update.firmware import FirmwareChange
 from asdic.device.update.sealed import SCHEMA, NewerSchemaError, read_sealed, seal
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.storage import Storage
@@ -43,6 +45,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     named before the switch (None: there was none). ``held`` is the event that a busy program
     holds back; ``by_person`` says that a person at the box overrides it. ``restarts`` counts
     restarts since the gate was entered, ``refetches`` the times that fetched blobs were damaged.
+    ``firmware`` is set before the microcontroller may change.
     """
 
     schema: int = SCHEMA
@@ -59,6 +62,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     refetches: int = 0
     by_person: bool = False
+    firmware: FirmwareChange | None = None
     finished: tuple[Finished, ...] = ()
 
 
@@ -93,11 +97,14 @@ class JournalFile:
         """Replace the journal in one step that survives a power cut."""
         self._storage.write(self.path, seal(journal), urgent=True)
 
-    def read_or_recover(self, pointers: Pointers) -> Journal:
+    def read_or_recover(
+        self, pointers: Pointers, change_of: Callable[[str], FirmwareChange | None]
+    ) -> Journal:
         """Return the journal, or where the pointers say that the update stands if it is damaged.
 
-        ``candidate`` is removed only after a commit or a rollback. So where it equals ``current``
-        a release was activated and not committed, and the device goes back.
+        ``candidate`` is removed only after a commit or a rollback. So where it equals ``current``,
+        or its firmware was tried (``change_of``), it was activated and not committed, and the
+        device goes back.
 
         Raises:
             NewerSchemaError: A newer agent wrote the journal.
@@ -107,13 +114,16 @@ class JournalFile:
         except NewerSchemaError:
             raise
         except ConfigError:
-            if pointers.candidate is None or pointers.candidate != pointers.current:
+            change = change_of(pointers.candidate) if pointers.candidate else None
+            is_switched = pointers.candidate == pointers.current
+            if pointers.candidate is None or not (is_switched or change):
                 return Journal()
             return Journal(
                 state=UpdateState.ROLLING_BACK,
                 manifest=pointers.candidate,
-                previous=pointers.previous,
+                previous=pointers.previous if is_switched else pointers.current,
                 refusal=Refusal(code="journal", message=f"{self.path.name} was damaged"),
+                firmware=change,
             )
 
 
@@ -137,9 +147,11 @@ def journal_back(
     previous: str | None,
     refusal: Refusal,
     is_wanted_again: bool,
+    firmware: FirmwareChange | None,
 ) -> Journal:
     """Return the journal of the way back from the committed release.
 
+    ``firmware`` is what that release did to the microcontroller, which goes back as well.
     ``is_wanted_again``: forget that it was committed, so that its offer may bring it once more.
     Otherwise its rollout counts as failed, so that no new copy of its offer brings it.
     """
@@ -149,7 +161,12 @@ def journal_back(
         if not is_wanted_again or ended.manifest != current
     )
     return Journal(
-        manifest=current, version=version, previous=previous, refusal=refusal, finished=kept
+        manifest=current,
+        version=version,
+        previous=previous,
+        refusal=refusal,
+        firmware=firmware,
+        finished=kept,
     )
 
 

@@ -31,6 +31,7 @@ class UpdateEvent(str, Enum):
     READY = "ready"
     GATE_PASSED = "gate-passed"
     GATE_FAILED = "gate-failed"
+    UPLOADED = "uploaded"
     SWITCHED = "switched"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -80,7 +81,10 @@ TRANSITIONS: Final = MappingProxyType(
         (_S.GATING, _E.GATE_FAILED): _S.FAILED,
         (_S.GATING, _E.TIMED_OUT): _S.FAILED,
         (_S.GATING, _E.BUSY): _S.DEFERRED,
+        # The firmware lies beside the one that runs: from here on the microcontroller may change.
+        (_S.ACTIVATING, _E.UPLOADED): _S.ACTIVATING,
         (_S.ACTIVATING, _E.SWITCHED): _S.PROBATION,
+        (_S.ACTIVATING, _E.FAILED): _S.ROLLING_BACK,
         (_S.ACTIVATING, _E.TIMED_OUT): _S.ROLLING_BACK,
         (_S.PROBATION, _E.HEALTHY): _S.COMMITTED,
         (_S.PROBATION, _E.UNHEALTHY): _S.ROLLING_BACK,

@@ -27,6 +27,7 @@ from asdic.contract.release import TARGET_NAME, Manifest, digest_of, parse_manif
 from asdic.contract.trust import OFFER_LIMIT_BYTES, Offer, parse_offer
 from asdic.device.update.fetch import Download, check_space
 from asdic.device.update.journal import Turn, journal_again
+from asdic.device.update.pair import bring_firmware, fits, is_firmware_back, watch
 from asdic.device.update.refusal import RefusedReleaseError
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.store import VERSION, Pointer
@@ -57,7 +58,10 @@ def _offered(work: Work) -> Turn | None:
         security_counter=verified.facts.security_counter,
     )
     _check_tries(work, verified)
-    if work.store.pointer(Pointer.CURRENT) == verified.manifest_digest:
+    is_current = work.store.pointer(Pointer.CURRENT) == verified.manifest_digest
+    if not fits(work, work.store.variant(verified.manifest_digest), is_current=is_current):
+        return None
+    if is_current:
         gated = work.store.machine(verified.manifest_digest)
         if gated is None or gated.has_passed:
             is_loaded = work.loaded == verified.manifest_digest
@@ -161,6 +165,7 @@ def _admit_all(work: Work) -> DigestError | None:
 
 def _staged(work: Work) -> Turn | None:
     if not work.is_again:
+        work.store.write_firmware(work.digest, None)  # of an earlier time that it was tried
         work.store.point(Pointer.CANDIDATE, work.digest)
     if work.journal.restarts > RESTARTS_LIMIT:
         raise InstallError(f"the agent was restarted {work.journal.restarts} times in the gate")
@@ -197,27 +202,50 @@ def _gating(work: Work) -> Turn | None:
 
 
 def _activating(work: Work) -> Turn | None:
+    """Switch to the new release: its firmware first, if it brings one, then the model."""
     if work.is_busy():
+        work.rest()
         return None
+    part = work.variant.firmware
+    if part is not None:
+        _check_restarts(work)
+        brought = bring_firmware(work, part)
+        if brought is not True:
+            return brought or None
     if work.journal.previous is not None:
         work.store.point(Pointer.PREVIOUS, work.journal.previous)
     work.store.point(Pointer.CURRENT, work.digest)
     return work.turn(UpdateEvent.SWITCHED)
 
 
+def _check_restarts(work: Work) -> None:
+    """Give up on firmware that takes this box down with it, again and again."""
+    if work.journal.restarts > RESTARTS_LIMIT:
+        times = work.journal.restarts
+        raise RefusedReleaseError("restarts", f"the agent was restarted {times} times with it")
+
+
 def _probation(work: Work) -> Turn | None:
-    """Wait until the program has acknowledged the release and shown that it infers."""
-    complaint = _complaint(work)
+    """Wait until the program has acknowledged the release and shown that it infers.
+
+    Where the release brings firmware, it is kept for good last of all.
+    """
+    loaded = work.program.program().loaded
+    has_inferred = (
+        loaded is not None
+        and work.loaded == work.digest
+        and loaded.inferences >= work.config.probation.inferences
+    )
+    complaint, part = _complaint(work), work.variant.firmware
+    is_kept = part is None
+    if complaint is None and part is not None:
+        watched = watch(work, part, has_inferred=has_inferred)
+        complaint, is_kept = watched.complaint, watched.is_kept
     if complaint is not None and work.is_busy():
         return work.refused(UpdateEvent.BUSY, complaint, held=UpdateEvent.UNHEALTHY)
     if complaint is not None:
         return work.refused(UpdateEvent.UNHEALTHY, complaint)
-    loaded = work.program.program().loaded
-    if loaded is None or work.loaded != work.digest:
-        return None
-    if loaded.inferences < work.config.probation.inferences:
-        return None
-    return work.turn(UpdateEvent.HEALTHY)
+    return work.turn(UpdateEvent.HEALTHY) if has_inferred and is_kept else None
 
 
 def _complaint(work: Work) -> Refusal | None:
@@ -236,11 +264,14 @@ def _complaint(work: Work) -> Refusal | None:
 
 
 def _rolling_back(work: Work) -> Turn | None:
-    """Go back to the old release, and wait until the program says that it is back.
+    """Go back to the old firmware, then the old release, and wait until the program says so.
 
     Where the old one is damaged there is no model, rather than one that nobody signed.
     """
     if work.is_busy():
+        work.rest()
+        return None
+    if not is_firmware_back(work):
         return None
     if not work.visit.is_settled:
         work.store.point(Pointer.CURRENT, _intact(work, work.journal.previous))

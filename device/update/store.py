@@ -4,7 +4,8 @@
     store/blobs/<hex>              a checked blob
     store/partial/<hex>            a blob that is being fetched, and <hex>.map, its bitmap
     releases/<manifest hex>/       variant.json and the variant's files: hard links to blobs
-    gated/<manifest hex>/          machine.json, what it was gated on, and cache/, what was built
+    gated/<manifest hex>/          machine.json, what it was gated on; firmware.json, what it did to
+                                   the microcontroller; and cache/, what was built
     current, previous, candidate   symbolic links to releases/<manifest hex>
 
 A release folder appears whole or not at all, is never changed, and is what the inferring program
@@ -34,13 +35,15 @@ from asdic.contract.release import (
     parse_manifest,
     variant_of,
 )
-from asdic.contract.variant import VARIANT_FILE
+from asdic.contract.variant import VARIANT_FILE, Variant
+from asdic.device.update.firmware import FirmwareChange
 from asdic.device.update.machine import Machine
 from asdic.device.update.sealed import SCHEMA, NewerSchemaError, read_sealed, seal
 from asdic.device.update.storage import Storage
 
 SCHEMA_LIMIT_BYTES: Final = 4096
 MACHINE_FILE: Final = "machine.json"
+FIRMWARE_FILE: Final = "firmware.json"
 VERSION: Final = "org.opencontainers.image.version"
 
 
@@ -169,6 +172,15 @@ class Store:
         """
         return parse_manifest(self._document(digest))
 
+    def variant(self, digest: str) -> Variant:
+        """Return the description of a stored release, whether it was fetched yet or not.
+
+        Raises:
+            ReleaseError: It is missing or damaged.
+        """
+        manifest = self.manifest(digest)
+        return variant_of(manifest, self._document(manifest.config.digest))
+
     def admit(self, blob: Descriptor) -> None:
         """Take a fetched blob into the store once its digest is right.
 
@@ -296,6 +308,27 @@ class Store:
         """Note what a release was gated on."""
         self._storage.make_folder(self.machine_path(digest).parent)
         self._storage.write(self.machine_path(digest), canonical_json(machine))
+
+    def firmware(self, digest: str) -> FirmwareChange | None:
+        """Return what a release did to the microcontroller; None where it did nothing to it."""
+        path = self._firmware_path(digest)
+        try:
+            return read_sealed(path, FirmwareChange, DOCUMENT_LIMIT_BYTES)
+        except ConfigError:
+            return None
+
+    def write_firmware(self, digest: str, change: FirmwareChange | None) -> None:
+        """Note what a release is going to do to the microcontroller; None: nothing."""
+        path = self._firmware_path(digest)
+        if change is None:
+            if path.exists():
+                self._storage.remove(path)
+            return
+        self._storage.make_folder(path.parent)
+        self._storage.write(path, seal(change))
+
+    def _firmware_path(self, digest: str) -> Path:
+        return self._gated / hex_of(digest) / FIRMWARE_FILE
 
     def collect(self, *, keep: frozenset[str] = frozenset()) -> None:
         """Remove all that no pointer and none of the releases ``keep`` needs.

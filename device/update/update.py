@@ -26,6 +26,7 @@ from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.fetch import BlobSource
 from asdic.device.update.journal import Journal, JournalFile, Turn, with_finished
+from asdic.device.update.microcontroller import Microcontroller
 from asdic.device.update.refusal import RefusedInstallError, refusal_for
 from asdic.device.update.sealed import NewerSchemaError
 from asdic.device.update.state import FINAL, SWITCHED, TRANSITIONS, UpdateEvent, step
@@ -34,6 +35,7 @@ from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 from asdic.device.update.trust import TrustFolder
 from asdic.device.update.work import OpenTrial, Visit, Work, open_trial
+from asdic.firmware_bridge.glance import Glance
 
 FAILURES: Final = MappingProxyType(
     {
@@ -65,6 +67,8 @@ class Update:
         crashes: How often the runner has ended unexpectedly since the agent started.
         changed: Is called with the journal after every change of the state.
         open_trial: Starts the trial of a candidate.
+        microcontroller: The one beside the box, if it has one.
+        frames: Glances at the ring that brings the frames, if there is one.
         clock: Monotonic seconds, for deadlines.
         now: The device's clock, which may be wrong.
 
@@ -83,6 +87,8 @@ class Update:
         crashes: Callable[[], int],
         changed: Callable[[Journal], None],
         open_trial: OpenTrial = open_trial,
+        microcontroller: Microcontroller | None = None,
+        frames: Callable[[], Glance] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
@@ -107,6 +113,8 @@ class Update:
             clock=clock,
             now=now,
             open_trial=open_trial,
+            microcontroller=microcontroller,
+            frames=frames,
             journal=self._open(),
         )
         if not self._is_foreign:
@@ -119,7 +127,7 @@ class Update:
         What a newer agent wrote is left alone: the model that runs goes on, and nothing else.
         """
         try:
-            journal = self._journal_file.read_or_recover(self.store.pointers())
+            journal = self._journal_file.read_or_recover(self.store.pointers(), self.store.firmware)
             self._trust.check_schema()
             self.store.prepare()
         except NewerSchemaError as error:
@@ -248,7 +256,7 @@ class Update:
 
     def stop(self) -> None:
         """Leave everything so that the next start goes on from here."""
-        self._work.visit.end()
+        self._work.end_visit()
 
     def _turn(self) -> Turn | None:
         try:
@@ -275,7 +283,7 @@ class Update:
         if turn.event is UpdateEvent.OFFERED:
             self._pending = None  # Not before the journal has it: a disk that fails asks again.
         _log_change(self.journal, journal)
-        self._work.visit.end()
+        self._work.end_visit()
         self._work.journal = journal
         self._enter()
         self._changed(journal)
@@ -294,7 +302,9 @@ class Update:
 
     def _overdue(self) -> Turn | None:
         state = self.journal.state
-        limit_s = self._work.config.timing.deadline_s(state)
+        limit_s = self._work.config.deadline_s(
+            state, writes_firmware=self._work.visit.writes_firmware
+        )
         if limit_s is None or self._elapsed_s < limit_s:
             return None
         if self.journal.held is UpdateEvent.UNHEALTHY:

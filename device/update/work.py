@@ -14,17 +14,19 @@ from asdic.contract.errors import AsdicError, InstallError
 from asdic.contract.messages import Refusal, RuntimeFacts, UpdateState
 from asdic.contract.release import Manifest
 from asdic.contract.trust import Offer
-from asdic.contract.variant import read_variant
+from asdic.contract.variant import Variant, read_variant
 from asdic.device.application import ProgramView
 from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.update.fetch import BlobSource, Download
 from asdic.device.update.gate import Trial, Verdict, file_limit_bytes
 from asdic.device.update.journal import Journal, Turn, journal_back
 from asdic.device.update.machine import Machine, system_fingerprint
+from asdic.device.update.microcontroller import Microcontroller
 from asdic.device.update.state import UpdateEvent
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer, Store
 from asdic.device.update.trust import TrustFolder
+from asdic.firmware_bridge.glance import Glance
 
 if TYPE_CHECKING:
     from asdic.device.update.trusted import VerifiedOffer
@@ -51,12 +53,19 @@ class Visit:
     crashes_before: int = 0
     is_settled: bool = False
     verified: tuple[VerifiedOffer, Manifest] | None = None
+    variant: Variant | None = None
     download: Download | None = None
     trial: RunningTrial | None = None
     gated_on: Machine | None = None
     trouble: AsdicError | None = None
     doubts: int = 0
     doubted_s: float = 0.0
+    writes_firmware: bool = False
+    resets: int = 0
+    uptime_s: float = 0.0
+    first_frame: Glance | None = None
+    is_firmware_back: bool = False
+    cannot_test_boot: bool = False
 
     def end(self) -> None:
         """Stop what runs and keep what was fetched."""
@@ -82,6 +91,8 @@ class Work:
     now: Callable[[], datetime]
     open_trial: OpenTrial
     journal: Journal
+    microcontroller: Microcontroller | None = None
+    frames: Callable[[], Glance] | None = None
     visit: Visit = field(default_factory=Visit)
     system: str = field(default_factory=system_fingerprint)
 
@@ -98,10 +109,27 @@ class Work:
         return self.store.manifest(self.digest)
 
     @property
+    def variant(self) -> Variant:
+        """Its description, from the store."""
+        if self.visit.variant is None:
+            self.visit.variant = self.store.variant(self.digest)
+        return self.visit.variant
+
+    @property
     def loaded(self) -> str | None:
         """The manifest that the inferring program has acknowledged, and really runs."""
         loaded = self.program.program().loaded
         return loaded.manifest if loaded is not None and loaded.is_certain else None
+
+    def end_visit(self) -> None:
+        """Stop what the state has begun, and keep what was fetched."""
+        self.visit.end()
+        self.rest()
+
+    def rest(self) -> None:
+        """Leave the microcontroller alone for now."""
+        if self.microcontroller is not None:
+            self.microcontroller.leave()
 
     def is_busy(self) -> bool:
         """Return whether an exam holds everything back; a person at the box overrides it."""
@@ -138,6 +166,7 @@ class Work:
             previous=previous if previous != current else None,
             refusal=refusal,
             is_wanted_again=is_wanted_again,
+            firmware=self.store.firmware(current),
         )
 
     def version_of(self, digest: str) -> str | None:
@@ -172,7 +201,12 @@ class Work:
         if previous in {None, self.digest}:
             self.note_gated(None, has_passed=False)
             return self.turn(event, refusal=refusal)
-        return self.turn(UpdateEvent.NO_LONGER_GOOD, refusal=refusal, previous=previous)
+        return self.turn(
+            UpdateEvent.NO_LONGER_GOOD,
+            refusal=refusal,
+            previous=previous,
+            firmware=self.store.firmware(self.digest),
+        )
 
     def verify(self, offer: Offer) -> VerifiedOffer:
         """Return what both repositories say in ``offer``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,17 +30,22 @@ from asdic.device.update.storage import Storage
 from asdic.device.update.store import Store
 from asdic.device.update.update import Update
 from asdic.device.update.work import Work
+from tests.support.boards import Board
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What the yard signed: the offer of it as it came, and how its model behaves here."""
+    """What the yard signed: the offer of it as it came, and how its model behaves here.
+
+    ``firmware`` is the digest of the image that has to run beside it, where that matters.
+    """
 
     version: str
     manifest: str
     offer: bytes
     passes_gate: bool = True
     works_in_use: bool = True
+    firmware: str = ""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +55,8 @@ class Memory:
     ``retained`` is the offer at the broker, None where there never was one; ``done`` the states
     whose part of the scenario has been played; ``committed`` the last version of which the device
     has said so, and ``has_lost_it`` whether it was found with an older one or none after that;
-    ``most_bytes`` is how much its store has held at most.
+    ``most_bytes`` is how much its store has held at most. ``board`` is the microcontroller beside
+    it, if it has one, and ``booted`` the digests of all images that ran there.
     """
 
     retained: bytes | None = None
@@ -61,6 +68,8 @@ class Memory:
     has_lost_it: bool = False
     most_bytes: int = 0
     boots: int = 0
+    board: Board | None = None
+    booted: set[str] = field(default_factory=set)
 
     def copy(self) -> Memory:
         """Return one that goes its own way."""
@@ -74,6 +83,8 @@ class Memory:
             has_lost_it=self.has_lost_it,
             most_bytes=self.most_bytes,
             boots=self.boots,
+            board=copy.deepcopy(self.board),
+            booted=set(self.booted),
         )
 
 

@@ -20,6 +20,7 @@ from tests.faults.scenario import (
     NEWEST,
     OLD,
     OTHER_MACHINE,
+    PAIR_STORIES,
     ROTTEN,
     STORIES,
     UNFIT,
@@ -119,6 +120,7 @@ _BEFORE_THE_SWITCH: Final = (_S.OFFERED, _S.FETCHING, _S.VERIFYING, _S.STAGED, _
 
 EVERY_ROW: Final = (
     *STORIES,
+    *PAIR_STORIES,
     _story("bad", "on-1.0.0", OLD, _S.FAILED, offer=BAD),
     _story("refused", "on-1.0.0", OLD, _S.REJECTED, offer=DAMAGED),
     _story("incomplete", "on-1.0.0", OLD, _S.REJECTED, offer=INCOMPLETE),

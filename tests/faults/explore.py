@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from asdic.device.config import FirmwareConfig
 from tests.faults.around import Memory
 from tests.faults.disk import MODELS, SimulatedDisk, Tree
 from tests.faults.oracle import Evidence, forbidden_in
@@ -16,6 +16,7 @@ from tests.faults.row import Forbidden, Outcome
 from tests.faults.scenario import Scenario
 from tests.faults.stage import Stage
 from tests.faults.world import CONFIG, World, quiet
+from tests.support.boards import Board
 
 SELF_STOPS_LIMIT: Final = 3
 """So often a device is started again whose code has stopped itself."""
@@ -86,15 +87,19 @@ class Explorer:
         memory = memory.copy()
         stops: list[Stop] = []
 
-        def note(number: int, name: str, _path: Path) -> None:
-            snapshot = memory.copy()
+        def note(number: int, name: str, *_: object) -> None:
+            snapshots = list(_left_by(memory))
             found = {tree for model in MODELS for tree in disk.trees(model)}
-            stops.extend(Stop(number, name, tree, snapshot) for tree in found)
+            stops.extend(
+                Stop(number, name, tree, snapshot) for tree in found for snapshot in snapshots
+            )
 
         disk = SimulatedDisk(self.stage.folder / "disk", tree)
+        world = self.world(disk, memory)
         if collects:
             disk.after = note
-        world = self.world(disk, memory)
+        if collects and world.wire is not None:
+            world.wire.after = note
         self.scenario.prepare(world)
         prepare(world)
         with quiet():
@@ -107,7 +112,8 @@ class Explorer:
     def world(self, disk: SimulatedDisk, memory: Memory) -> World:
         """Return a boot of this story's device."""
         timing = msgspec.structs.replace(CONFIG.timing, deadlines_s=dict(self.scenario.deadlines_s))
-        config = msgspec.structs.replace(CONFIG, timing=timing)
+        firmware = FirmwareConfig(without_test_boot="re-upload", patience_s=60.0)
+        config = msgspec.structs.replace(CONFIG, timing=timing, firmware=firmware)
         return World(disk, self.stage.shore, memory, script=self.scenario.script, config=config)
 
     def _again(self, disk: SimulatedDisk, memory: Memory, error: Exception) -> Played:
@@ -132,6 +138,8 @@ class Explorer:
             has_lost_it=self.scenario.keeps and world.memory.has_lost_it,
             most_bytes=world.memory.most_bytes,
             reports=world.memory.reports,
+            firmware=_firmware(world.memory.board),
+            booted=world.memory.booted,
         )
         forbidden = forbidden_in(evidence)
         return Played(
@@ -150,7 +158,22 @@ class Explorer:
 
     def _detail(self, world: World) -> str:
         state, rollout = world.journal_on_disk()
-        return f"{rollout} is {state}, runs {world.program.running}"
+        board = world.memory.board
+        beside = f" beside {board.running}, then {board.lasting}" if board is not None else ""
+        return f"{rollout} is {state}, runs {world.program.running}{beside}"
+
+
+def _left_by(memory: Memory) -> Iterator[Memory]:
+    """Yield what a stop may leave of the memory: the microcontroller's power may go as well."""
+    yield memory.copy()
+    if memory.board is not None:
+        left = memory.copy()
+        left.board = memory.board.power_cycled()
+        yield left
+
+
+def _firmware(board: Board | None) -> frozenset[str] | None:
+    return None if board is None else frozenset({board.running, board.lasting})
 
 
 def outcome_of(point: str, played: list[Played], *, runs: int, cases: int) -> Outcome:
@@ -175,4 +198,5 @@ def _key(stop: Stop) -> int:
     """
     tree = tuple(entry for entry in stop.tree if not entry.path.startswith("reports/"))
     memory = stop.memory
-    return hash((tree, memory.retained, memory.committed, frozenset(memory.done)))
+    board = memory.board.key() if memory.board is not None else None
+    return hash((tree, memory.retained, memory.committed, frozenset(memory.done), board))

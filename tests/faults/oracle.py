@@ -25,7 +25,8 @@ ENDED = frozenset({"idle", "committed", "failed", "rejected"})
 class Signed:
     """A release as the yard signed it: its files' sha256 by name, and whether the gate may pass it.
 
-    ``size_bytes`` is what all its blobs take.
+    ``size_bytes`` is what all its blobs take, ``firmware`` the sha256 of the image that has to run
+    beside it, where that matters.
     """
 
     version: str
@@ -33,6 +34,7 @@ class Signed:
     files: Mapping[str, str]
     size_bytes: int = 0
     is_good: bool = True
+    firmware: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ class Evidence:
         most_bytes: How much the store has held at most.
         has_lost_it: Whether it was found with less than what it had said that it has committed.
         reports: What the device said, oldest first, as decoded JSON.
+        firmware: The images (sha256) that the microcontroller runs now, and will run after its
+            next resets; None where there is none.
+        booted: All images that ran on it.
     """
 
     folder: Path
@@ -58,6 +63,8 @@ class Evidence:
     has_lost_it: bool = False
     most_bytes: int = 0
     reports: Sequence[Mapping[str, Any]] = ()
+    firmware: Set[str] | None = None
+    booted: Set[str] = frozenset()
 
 
 def forbidden_in(evidence: Evidence) -> tuple[Forbidden, ...]:
@@ -99,9 +106,18 @@ def _is_brick(evidence: Evidence) -> bool:
 
 
 def _is_mixed(evidence: Evidence) -> bool:
-    """What runs is not, byte for byte, one signed release."""
+    """What runs is not, byte for byte, one signed release with its own firmware beside it."""
     running = evidence.running
-    return running is not None and not _is_whole(evidence.folder, running, evidence.signed)
+    if running is None:
+        return False
+    return not _is_whole(evidence.folder, running, evidence.signed) or _is_mixed_pair(evidence)
+
+
+def _is_mixed_pair(evidence: Evidence) -> bool:
+    signed = evidence.signed.get(evidence.running or "")
+    if evidence.firmware is None or signed is None or not signed.firmware:
+        return False
+    return evidence.firmware != {signed.firmware}
 
 
 def _ran_unverified(evidence: Evidence) -> bool:
@@ -109,7 +125,8 @@ def _ran_unverified(evidence: Evidence) -> bool:
     good = {name for name, signed in evidence.signed.items() if signed.is_good}
     if evidence.gated is not None:
         good &= evidence.gated
-    return not good.issuperset(evidence.ran)
+    images = {signed.firmware for signed in evidence.signed.values()}
+    return not good.issuperset(evidence.ran) or not images.issuperset(evidence.booted)
 
 
 def _is_downgraded(evidence: Evidence) -> bool:

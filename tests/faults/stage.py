@@ -27,6 +27,7 @@ from tests.faults.disk import Entry, PowerCut, SimulatedDisk, Tree, read_tree
 from tests.faults.oracle import Signed
 from tests.faults.scenario import (
     DAMAGED,
+    DEAD,
     FORGED,
     INCOMPLETE,
     NEW,
@@ -35,6 +36,7 @@ from tests.faults.scenario import (
     NOW,
     OLD,
     OTHER_MACHINE,
+    PAIR_OLD,
     RELEASES,
     ROTTEN,
     SCHEMA_1,
@@ -44,6 +46,7 @@ from tests.faults.scenario import (
     Scenario,
 )
 from tests.faults.world import CONFIG, World, quiet, remembered_signatures
+from tests.support.boards import Board, digest_of_image
 from tests.support.yard import JETSON, Yard
 
 TRIES: Final = 5
@@ -72,7 +75,13 @@ class Stage:
             offer = self.shore.offers[NEW]
         gated = set() if scenario.begin == "enrolled" else {OLD, NEW}
         gated |= {release for state, release in LEADS_TO.items() if state.value in scenario.begin}
-        return Memory(retained=offer, gated={self.hex(version) for version in gated})
+        if scenario.has_board:
+            gated.add(PAIR_OLD)
+        return Memory(
+            retained=offer,
+            gated={self.hex(version) for version in gated},
+            board=Board(dead=DEAD, boots=scenario.boots) if scenario.has_board else None,
+        )
 
     def hex(self, version: str) -> str:
         """Return a release's manifest in hex."""
@@ -115,7 +124,10 @@ class Stage:
                 raise PowerCut
 
         disk = SimulatedDisk(self.folder / "template", self.template(begin), after=stop)
-        memory = Memory(retained=self.shore.offers[offer] if offer else None)
+        memory = Memory(
+            retained=self.shore.offers[offer] if offer else None,
+            board=Board() if offer == PAIR_OLD else None,
+        )
         world = World(disk, self.shore, memory, config=IMPATIENT)
         if way is not None:
             world.entered = lambda state: way(world, state)
@@ -206,6 +218,7 @@ def _shore(yard: Yard) -> Shore:
             offset=0.125 * number,
             security_counter=int(says.get("security_counter", 1)),
             ballast_bytes=CHUNK_BYTES + 4096,
+            firmware=str(says.get("firmware", "")),
         )
     releases = {}
     for version, says in RELEASES.items():
@@ -216,6 +229,7 @@ def _shore(yard: Yard) -> Shore:
             offer=encode_offer(yard.offer(version)),
             passes_gate=bool(says.get("passes_gate", True)),
             works_in_use=bool(says.get("works_in_use", True)),
+            firmware=_firmware_of(says),
         )
     blobs = {
         f"sha256:{path.name}": path.read_bytes()
@@ -260,8 +274,15 @@ def _signed(yard: Yard) -> Mapping[str, Signed]:
             files=files,
             size_bytes=sum(blob.size for blob in manifest.blobs),
             is_good=bool(says.get("passes_gate", True)),
+            firmware=_firmware_of(says),
         )
     return signed
+
+
+def _firmware_of(says: Mapping[str, object]) -> str:
+    """Return the digest of the firmware that a release brings, if it brings any."""
+    version = str(says.get("firmware", ""))
+    return digest_of_image(version) if version else ""
 
 
 def _enrolled(yard: Yard, folder: Path) -> Tree:
@@ -282,6 +303,7 @@ PLAYED: Final = MappingProxyType(
     {
         "on-1.0.0": ("enrolled", OLD),
         "on-1.1.0": ("on-1.0.0", NEW),
+        "on-2.0.0": ("on-1.0.0", PAIR_OLD),
         "in-again": (f"on-1.1.0{OTHER_MACHINE}", None, UpdateState.GATING),
     }
 )

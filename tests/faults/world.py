@@ -11,9 +11,10 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -28,11 +29,15 @@ from asdic.device.config import AgentConfig, BrokerAddress, Probation, StateFold
 from asdic.device.reports import Reporter
 from asdic.device.update import trusted
 from asdic.device.update.journal import Journal
+from asdic.device.update.microcontroller import Question, asked_over
 from asdic.device.update.storage import Storage
 from asdic.device.update.update import Update
 from tests.faults.around import Bytes, Inferring, Memory, Shore, SimulatedTrial
 from tests.faults.disk import SimulatedDisk
+from tests.support.boards import Wire
 from tests.support.yard import JETSON
+
+_T = TypeVar("_T")
 
 TICK_S: Final = 1.0
 BOOTED_S: Final = 1000.0
@@ -88,6 +93,7 @@ class World:
         self.storage = Storage(disk)
         self.program = Inferring(self.state, shore.releases, memory)
         self.source = Bytes(shore.blobs.__getitem__)
+        self.wire = Wire(memory.board) if memory.board is not None else None
         memory.boots += 1
 
     def run(self) -> None:
@@ -176,6 +182,7 @@ class World:
             crashes=lambda: 0,
             changed=self._changed,
             open_trial=lambda work: SimulatedTrial(work, self),
+            microcontroller=AskedAtOnce(self.wire) if self.wire is not None else None,
             clock=lambda: self.seconds,
             now=self.now,
         )
@@ -190,6 +197,8 @@ class World:
         version = running.version if running is not None else ""
         if version < self.memory.committed and not self.program.is_deaf:
             self.memory.has_lost_it = True
+        if self.memory.board is not None:
+            self.memory.booted.add(self.memory.board.running)
         files = [path.stat() for path in self.state.path.glob("store/[bp]*/*")]
         held = sum({file.st_ino: file.st_size for file in files}.values())
         self.memory.most_bytes = max(self.memory.most_bytes, held)
@@ -219,10 +228,31 @@ class World:
         self.memory.reports.append(report)
         if report["state"] == "committed":
             self.memory.committed = report["version"] or ""
+            self._check_pair(f"{report['manifest']}")
+
+    def _check_pair(self, manifest: str) -> None:
+        """Note a release that is said to be committed beside firmware that it does not go with."""
+        board, release = self.memory.board, self.shore.releases.get(manifest)
+        if board is not None and release is not None and release.firmware:
+            self.memory.has_lost_it |= board.lasting != release.firmware
 
     @functools.cached_property
     def _public(self) -> str:
         return public_hex(self.shore.key)
+
+
+@dataclass(frozen=True)
+class AskedAtOnce:
+    """A microcontroller that answers while the device waits, so that a stop has its place."""
+
+    wire: Wire
+
+    def ask(self, question: Question[_T]) -> _T | None:
+        """Return the answer, or raise what the agent would have been told."""
+        return asked_over(self.wire.opened, question)
+
+    def leave(self) -> None:
+        """Nothing is on its way."""
 
 
 @contextmanager

@@ -13,10 +13,19 @@ import msgspec
 from asdic.contract.files import sha256_of, write_file
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.contract.variant import VARIANT_FILE, FileRef, Limits, encode_variant, read_variant
+from asdic.contract.variant import (
+    VARIANT_FILE,
+    FileRef,
+    FirmwarePart,
+    Limits,
+    Requirements,
+    encode_variant,
+    read_variant,
+)
 from asdic.fleet.director import Director, encode_offer
 from asdic.fleet.metadata import Lifetimes, utc_now
 from asdic.fleet.signing import ImageRepository
+from tests.support.boards import BOARD, digest_of_image, image_of
 from tests.support.models import make_tiny_variant
 
 JETSON: Final = "jetson-orin-int8"
@@ -56,8 +65,13 @@ class Yard:
         limits: Limits | None = None,
         security_counter: int = 1,
         ballast_bytes: int = 0,
+        requires: Requirements = Requirements(),  # noqa: B008 (frozen)
+        firmware: str = "",
     ) -> None:
-        """Build and sign one release with one variant, which may carry a file of noise."""
+        """Build and sign one release with one variant, which may carry a file of noise.
+
+        ``firmware`` is the version of the image that it brings (``boards.image_of``).
+        """
         variant = make_tiny_variant(
             self.folder / "variants" / version / target,
             target=target,
@@ -67,6 +81,9 @@ class Yard:
         )
         if ballast_bytes:
             _add_file(variant, "ballast.bin", random.Random(version).randbytes(ballast_bytes))  # noqa: S311
+        _change(variant, requires=requires)
+        if firmware:
+            _add_firmware(variant, firmware)
         self.layout.add_release(version, {target: variant}, security_counter=security_counter)
         self.image.sign(self.layout, version)
 
@@ -95,10 +112,27 @@ class Yard:
         return self.releases
 
 
+def _add_firmware(folder: Path, version: str) -> None:
+    """Let a variant bring firmware for the board."""
+    path = folder / "firmware.bin"
+    path.write_bytes(image_of(version))
+    part = FirmwarePart(
+        file=FileRef(name=path.name, digest=sha256_of(path), size_bytes=path.stat().st_size),
+        board=BOARD,
+        version=version,
+        digest=digest_of_image(version),
+    )
+    _change(folder, firmware=part)
+
+
+def _change(folder: Path, **fields: object) -> None:
+    """Describe a variant anew, with other fields."""
+    changed = msgspec.structs.replace(read_variant(folder), **fields)
+    write_file(folder / VARIANT_FILE, encode_variant(changed))
+
+
 def _add_file(folder: Path, name: str, data: bytes) -> None:
     """Add a file to a variant that its engine does not open."""
     (folder / name).write_bytes(data)
     file = FileRef(name=name, digest=sha256_of(folder / name), size_bytes=len(data))
-    variant = read_variant(folder)
-    changed = msgspec.structs.replace(variant, files=(*variant.files, file))
-    write_file(folder / VARIANT_FILE, encode_variant(changed))
+    _change(folder, files=(*read_variant(folder).files, file))

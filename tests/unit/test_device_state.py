@@ -146,7 +146,7 @@ def test_a_damaged_journal_is_made_up_for_by_the_pointers(
     state: StateFolder, pointers: Pointers, expected: UpdateState
 ) -> None:
     state.journal.write_bytes(b'{"state": "gat')
-    journal = JournalFile(state.journal, Storage()).read_or_recover(pointers)
+    journal = JournalFile(state.journal, Storage()).read_or_recover(pointers, lambda _: None)
     assert journal.state is expected
     if expected is UpdateState.ROLLING_BACK:
         assert journal.previous == pointers.previous

@@ -20,6 +20,7 @@ from tests.faults.row import Forbidden
 from tests.faults.scenario import BAD, NEW, NEWEST, OLD, Scenario
 from tests.faults.stage import Stage
 from tests.faults.world import World
+from tests.support.boards import digest_of_image
 
 RowOfTable = tuple[UpdateState, state.UpdateEvent]
 
@@ -50,6 +51,8 @@ def test_a_story_ends_as_it_says(stage: Stage, scenario: Scenario) -> None:
     assert set(played.forbidden) <= stands, played.detail
     assert (running.version if running else None) == scenario.ends
     assert world.is_in(scenario.state)
+    if world.memory.board is not None:
+        assert world.memory.board.running == digest_of_image(scenario.ends_with)
 
 
 def test_every_row_of_the_table_is_used_by_a_story(
