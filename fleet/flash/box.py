@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,11 +11,13 @@ from asdic.fleet.flash.layout import Layout
 from asdic.fleet.flash.plan import places_of
 from asdic.fleet.flash.remote import Remote, find_python
 from asdic.fleet.flash.session import Session
-from asdic.fleet.flash.units import runit_script, systemd_unit
+from asdic.fleet.flash.units import runit_files, systemd_unit
 from asdic.fleet.flash.wish import Site
 
 ServiceFile = tuple[str, str, int]
 """Path, content and mode."""
+
+RUNIT_FILES: Final = ("run", "finish", "log/run")
 
 
 def look(session: Session, site: Site, broker: tuple[str, int]) -> tuple[Remote, Facts]:
@@ -32,7 +34,10 @@ def look(session: Session, site: Site, broker: tuple[str, int]) -> tuple[Remote,
         "state": site.state,
         "broker_host": broker[0],
         "broker_port": broker[1],
-        "service_files": [str(layout.systemd_unit), str(layout.runit_service / "run")],
+        "service_files": [
+            str(layout.systemd_unit),
+            *(str(layout.runit_service / name) for name in RUNIT_FILES),
+        ],
     }
     facts = parse_facts(remote.call("probe", arguments), site.address)
     if facts.needs_root and facts.sudo == "yes":
@@ -49,7 +54,9 @@ def service_files(service: str, layout: Layout) -> list[ServiceFile]:
         case "systemd":
             return [(str(layout.systemd_unit), systemd_unit(layout), 0o644)]
         case "runit":
-            return [(str(layout.runit_service / "run"), runit_script(layout), 0o755)]
+            folder = layout.runit_service
+            texts = runit_files(layout).items()
+            return [(str(folder / name), text, 0o755) for name, text in texts]
         case _:
             return []
 

@@ -68,6 +68,17 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     is_device: bool = False
 
     @property
+    def switching_to(self) -> str:
+        """The version of a switch whose process is at work, or nothing."""
+        return str((self.activation or {}).get("version", "")) if self.activating else ""
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the process of a switch has ended before the switch did."""
+        state = (self.activation or {}).get("state", "")
+        return not self.activating and state in {"running", "waiting"}
+
+    @property
     def agent(self) -> AgentFacts | None:
         """Who the box is in the fleet, or None where it has not joined one.
 

@@ -134,47 +134,29 @@ class Flash:
             InstallError: The box, or its new agent, fails; the box runs what it ran before.
             LinkError: A connection broke; the next run goes on where this one stopped.
         """
-        plan = self.plan
-        if plan.problems:
-            raise ConfigError(f"{plan.address}: " + "; ".join(plan.problems))
-        done = tuple(step.todo for step in plan.steps if step.todo)
-        if self._is_interrupted():
+        if self._facts.installed.was_interrupted:
             self._say("puts back what an interrupted switch left")
             self._activate("undo")
-        if not plan.is_done and not self._is_switching():
+            self.examine()
+        plan, switching_to = self.plan, self._facts.installed.switching_to
+        if plan.problems:
+            raise ConfigError(f"{plan.address}: " + "; ".join(plan.problems))
+        if switching_to == self._layout.version:
+            self._say("goes on with the switch that is under way")
+        elif switching_to:
+            raise InstallError(
+                f"{plan.address}: a switch to {switching_to} is under way; try again "
+                "when it is over"
+            )
+        else:
             self._bring()
             if plan.needs.activation:
                 self._switch()
-        elif self._is_switching():
-            self._say("goes on with the switch that is under way")
         if plan.needs.activation:
             self._follow()
         if not plan.is_done:
-            self._tidy()
-        return self._outcome(done)
-
-    def _is_switching(self) -> bool:
-        """Return whether a switch to this very version is under way.
-
-        Raises:
-            InstallError: One to another version is.
-        """
-        installed = self._facts.installed
-        if not installed.activating:
-            return False
-        version = (installed.activation or {}).get("version")
-        if version != self._layout.version:
-            raise InstallError(
-                f"{self._wish.address}: a switch to {version} is under way; try again when "
-                "it is over"
-            )
-        return True
-
-    def _is_interrupted(self) -> bool:
-        """Return whether the process of a switch ended before the switch did."""
-        installed = self._facts.installed
-        state = (installed.activation or {}).get("state", "confirmed")
-        return not installed.activating and state in {"running", "waiting"}
+            self._stage("tidy")
+        return self._outcome(tuple(step.todo for step in plan.steps if step.todo))
 
     def _bring(self) -> None:
         """Bring everything that the switch needs; nothing that runs is touched."""
@@ -299,7 +281,7 @@ class Flash:
                 case "confirmed":
                     return
                 case "reverted":
-                    raise self._failure(record.get("reason", ""))
+                    raise self._failure(record)
                 case "waiting" if self._is_reported(record):
                     self._decide(confirm=True)
                 case "waiting":
@@ -330,15 +312,10 @@ class Flash:
     def _decide(self, *, confirm: bool, reason: str = "") -> None:
         self._activate("decide", confirm=confirm, reason=reason)
 
-    def _failure(self, reason: str) -> AsdicError:
-        before = self._facts.installed.current
+    def _failure(self, record: dict[str, Any]) -> AsdicError:
+        before, reason = record["before"]["current"], record.get("reason", "")
         now = f"it runs {before} as before" if before else "it has no agent, as before"
         return InstallError(f"{self._wish.address} was put back, {now}: {reason}")
-
-    def _tidy(self) -> None:
-        current = self._facts.installed.current
-        previous = current if current != self._layout.version else self._facts.installed.previous
-        self._stage("tidy", keep=[self._layout.version, previous])
 
     def _outcome(self, done: tuple[str, ...]) -> Outcome:
         known: DeviceView | None = self._shore.device(self.plan.device)

@@ -28,6 +28,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
         enrol: The box is not in the fleet, or has other tags or another broker.
         install: It has not signed that it runs the release.
         serve: Its service is not as it shall be.
+        confirm: A switch is under way, or was interrupted.
         hear: The manager has no report of it, or it is not connected.
         tidy: Files of an earlier flash lie around.
     """
@@ -37,13 +38,14 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     enrol: bool
     install: bool
     serve: bool
+    confirm: bool
     hear: bool
     tidy: bool
 
     @property
     def activation(self) -> bool:
         """Whether the agent has to be stopped and started."""
-        return self.switch or self.enrol or self.install or self.serve or self.hear
+        return any((self.switch, self.enrol, self.install, self.serve, self.confirm, self.hear))
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +155,7 @@ def needs_of(
         enrol=known is None or not situation.is_enrolled,
         install=not situation.runs_release,
         serve=any(installed.service_files.get(p) != text for p, text in service_files.items()),
+        confirm=installed.activating or installed.was_interrupted,
         hear=not (is_heard and is_there),
         tidy=installed.incoming or bool(set(installed.folders) - keep),
     )
@@ -191,6 +194,8 @@ def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) 
         found=f"{service}, {'not ' if needs.serve else ''}as wanted",
         todo=f"set up {service}" if needs.serve else "",
     )
+    if needs.confirm:
+        yield Step(what="switch", found="under way or interrupted", todo="bring it to its end")
     if needs.hear:
         yield Step(what="report", found="not heard of", todo="start it, wait for a signed report")
     if needs.tidy:

@@ -304,7 +304,7 @@ class Runit(Service):
     @property
     def folder(self) -> Path:
         """The service's folder."""
-        return Path(self.files[0][0]).parent
+        return min((Path(path).parent for path, _, _ in self.files), key=lambda one: len(one.parts))
 
     @property
     def link(self) -> Path:

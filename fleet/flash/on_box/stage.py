@@ -233,12 +233,14 @@ def sha256(path: Path) -> str:
 
 
 def tidy(arguments: dict[str, Any], _payload: object) -> list[str]:
-    """Remove what arrived, unfinished versions, and all versions but those to keep."""
+    """Remove what arrived, and all versions but the one that runs and the one before."""
     prefix = Path(arguments["prefix"])
+    links = (prefix / "current", prefix / "previous")
+    keep = {link.readlink().name for link in links if link.is_symlink()}
     removed = []
     for path in sorted(prefix.iterdir()):
-        is_version = path.name == "incoming" or VERSION.fullmatch(path.name)
-        if is_version and path.name not in arguments["keep"] and not path.is_symlink():
+        is_version = VERSION.fullmatch(path.name) and not path.is_symlink()
+        if path.name == "incoming" or (is_version and path.name not in keep):
             shutil.rmtree(path)
             removed.append(path.name)
     return removed
