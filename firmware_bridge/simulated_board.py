@@ -62,7 +62,7 @@ class SimulatedBoard:
         slot_bytes: The size of each slot.
         boots: What its bootloader does at a reset.
         clock: Seconds, from anywhere.
-        identify: Returns the identity of an uploaded image, or raises a refusal.
+        identify: Returns how the bootloader knows what was uploaded; None if it is no image.
         misreports: The version that it says an uploaded image has, whatever it has.
     """
 
@@ -74,7 +74,7 @@ class SimulatedBoard:
         slot_bytes: int,
         boots: Boots,
         clock: Callable[[], float],
-        identify: Callable[[bytes], Identity],
+        identify: Callable[[bytes], Identity | None],
         misreports: str | None = None,
     ) -> None:
         self.name = name
@@ -156,7 +156,9 @@ class SimulatedBoard:
             )
         held = self._slots[self._other]
         if held is None or held.digest != digest:
-            raise FirmwareRefusalError("no-entry", f"no slot holds an image with digest {digest}")
+            raise FirmwareRefusalError(
+                "hash-not-found", f"no slot holds an image with digest {digest}"
+            )
         if not held.bootable:
             raise FirmwareRefusalError("invalid", f"{held.version} is data and does not boot")
         self._is_pending = True
@@ -196,9 +198,9 @@ class SimulatedBoard:
     def _finish(self, held: _Upload) -> None:
         self._upload = None
         found = self.identify(held.data)
-        self._slots[self._other] = (
-            found if self._misreports is None else replace(found, version=self._misreports)
-        )
+        if found is not None and self._misreports is not None:
+            found = replace(found, version=self._misreports)
+        self._slots[self._other] = found
 
     def _slot(self, number: int) -> ImageSlot:
         held = self._slots[number]

@@ -69,10 +69,16 @@ def slot_of(state: ImageState) -> ImageSlot:
     return ImageSlot(
         number=2 * (state.image or 0) + state.slot,
         state=_slot_state(state),
-        version=state.version,
+        version=_version(state.version),
         digest=state.hash.hex() if state.hash else None,
         bootable=state.bootable is not False,
     )
+
+
+def _version(text: str) -> str:
+    """Return a version as MCUboot's tools write it; Zephyr prints a build number after a point."""
+    start, point, build = text.rpartition(".")
+    return f"{start}+{build}" if point and start.count(".") == 2 else text
 
 
 def _slot_state(state: ImageState) -> SlotState:
