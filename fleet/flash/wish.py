@@ -121,7 +121,8 @@ def check_wish(wish: Wish) -> Wish:
         ConfigError: A name, path or fingerprint is not what it should be.
     """
     check_site(wish)
-    if wish.simulate and wish.kind.simulator is None:
+    target = target_named(wish.target)
+    if wish.simulate and target.simulator is None:
         raise ConfigError(f"target {wish.target} has no simulator; leave --simulate out")
     if wish.user is not None and not _USER.fullmatch(wish.user):
         raise ConfigError(f"{wish.user!r} is not the name of a user")

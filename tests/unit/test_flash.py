@@ -1,0 +1,278 @@
+"""What a flash needs and what stands against it: rules, without any box."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from asdic.contract.errors import ConfigError
+from asdic.fleet.flash.cargo import File, ReleaseCargo, Version
+from asdic.fleet.flash.facts import Accelerator, Facts, Installed, Marker, Place
+from asdic.fleet.flash.plan import Plan, layout_for, make_plan, service_for
+from asdic.fleet.flash.situation import Situation
+from asdic.fleet.flash.wish import Wish
+from asdic.fleet.view import DeviceView
+
+BROKER = "192.0.2.7:1883"
+AGENT = """
+device = "box7"
+target = "arm64-litert-int8"
+[broker]
+host = "192.0.2.7"
+port = 1883
+[tags]
+ward = "icu"
+"""
+MANIFEST = "sha256:" + "a" * 64
+RELEASE = ReleaseCargo(version="1.0.0", manifest=MANIFEST, size_bytes=1 << 20)
+
+
+def place(path: str = "/opt/asdic", **fields: Any) -> Place:
+    return Place(
+        **{
+            "path": path,
+            "free_bytes": 8 << 30,
+            "read_only": False,
+            "writable": True,
+            "device": 1,
+            **fields,
+        }
+    )
+
+
+def facts(**fields: Any) -> Facts:
+    return Facts(
+        **{
+            "architecture": "aarch64",
+            "os": "Debian GNU/Linux 12",
+            "libc": "glibc-2.36",
+            "host": "Box7.example",
+            "cpu_features": ("asimd",),
+            "cpus": 4,
+            "memory_bytes": 4 << 30,
+            "available_bytes": 3 << 30,
+            "python": "3.11.2",
+            "executable": "/usr/bin/python3.11",
+            "uid": 0,
+            "user": "root",
+            "sudo": "sudo is not installed",
+            "time_s": 1000.0,
+            "prefix": place(),
+            "state": place("/var/lib/asdic"),
+            "service_manager": "systemd",
+            "runit_scan": "",
+            "accelerator": Accelerator(),
+            "broker": "",
+            "installed": Installed(),
+            **fields,
+        }
+    )
+
+
+def version(tmp_path: Path, *names: str) -> Version:
+    """Return a version of wheels that hold next to nothing."""
+    files = []
+    for name in names or ("asdic-0.1.0-py3-none-any.whl",):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x", b"x" * 1000)
+        files.append(File(path=tmp_path / name, name=f"d/{name}", sha256="d" * 64, size_bytes=1200))
+    return Version(
+        asdic="0.1.0", python="3.11", wheels=tuple(files), pip=files[0], system_packages=False
+    )
+
+
+def device(**fields: Any) -> DeviceView:
+    return DeviceView(
+        **{
+            "id": "box7",
+            "target": "arm64-litert-int8",
+            "runtime": "litert",
+            "runtime_version": "2.3.0",
+            "simulated": False,
+            "release": "1.0.0",
+            "manifest": MANIFEST,
+            "state": "committed",
+            "refusal": None,
+            "report_number": 12,
+            "online": True,
+            "seen_s": 999.0,
+            "refused_messages": 0,
+            "tags": {"ward": "icu"},
+            **fields,
+        }
+    )
+
+
+def wish(**fields: Any) -> Wish:
+    given = {"address": "admin@box7.example", "target": "arm64-litert-int8", **fields}
+    return Wish(**given)
+
+
+def plan(tmp_path: Path, **fields: Any) -> Plan:
+    """Return the plan for a box, a bare one if nothing else is said."""
+    situation = Situation(
+        **{
+            "wish": wish(release="1.0.0"),
+            "facts": facts(),
+            "version": version(tmp_path),
+            "release": RELEASE,
+            "known": None,
+            "broker": BROKER,
+            "now_s": 1000.0,
+            **fields,
+        }
+    )
+    return make_plan(
+        situation,
+        layout=layout_for(situation.wish, situation.facts, situation.version),
+        service=service_for(situation.wish, situation.facts),
+        service_files={"/etc/systemd/system/asdic-agent.service": "unit"},
+    )
+
+
+def flashed(tmp_path: Path, **fields: Any) -> Installed:
+    """Return what a finished flash leaves."""
+    name = version(tmp_path).name
+    return Installed(
+        **{
+            "current": name,
+            "versions": {name: Marker(asdic="0.1.0", python="3.11", wheels={})},
+            "folders": (name,),
+            "activation": {"state": "confirmed", "version": name},
+            "service_files": {"/etc/systemd/system/asdic-agent.service": "unit"},
+            "agent_toml": AGENT,
+            "agent_runs": True,
+            "is_device": True,
+            **fields,
+        }
+    )
+
+
+def needs(made: Plan) -> set[str]:
+    return {name for name, value in msgspec.structs.asdict(made.needs).items() if value}
+
+
+def test_a_bare_box_needs_everything(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert needs(made) == {"build", "switch", "enrol", "install", "serve", "hear"}
+    assert (made.device, made.problems, made.layout.user) == ("box7-example", (), "asdic")
+
+
+def test_a_flashed_box_needs_nothing(tmp_path: Path) -> None:
+    made = plan(tmp_path, facts=facts(installed=flashed(tmp_path)), known=device())
+    assert (needs(made), made.problems, made.is_done) == (set(), (), True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "known", "wanted"),
+    [
+        ({"current": "0.0.9-000000000000"}, {}, {"switch"}),
+        ({"versions": {}}, {}, {"build"}),
+        ({"service_files": {}}, {}, {"serve"}),
+        ({"agent_toml": AGENT.replace("1883", "1884")}, {}, {"enrol"}),
+        ({"agent_toml": AGENT.replace("icu", "er")}, {}, set()),
+        ({"incoming": True}, {}, {"tidy"}),
+        ({"folders": ("0.0.8-000000000000",)}, {}, {"tidy"}),
+        ({"activating": True}, {}, {"confirm"}),
+        ({"activation": {"state": "waiting", "version": "x"}}, {}, {"confirm"}),
+        ({}, {"online": False}, {"hear"}),
+        ({}, {"manifest": "sha256:" + "b" * 64}, {"install"}),
+        ({}, {"state": "failed"}, {"install"}),
+    ],
+)
+def test_what_differs_is_what_is_done(
+    tmp_path: Path, changed: dict[str, Any], known: dict[str, Any], wanted: set[str]
+) -> None:
+    installed = flashed(tmp_path, **changed)
+    made = plan(tmp_path, facts=facts(installed=installed), known=device(**known))
+    assert needs(made) == wanted
+
+
+def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
+    situation = {"facts": facts(installed=flashed(tmp_path)), "known": device()}
+    made = plan(tmp_path, wish=wish(tags={"site": "north"}), release=None, **situation)
+    assert needs(made) == {"enrol"}
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "problem"),
+    [
+        ({"architecture": "x86_64"}, {}, "is for arm64, this box is x86_64"),
+        ({"architecture": "armv7l"}, {}, "is for arm64, this box is armv7l"),
+        ({"libc": ""}, {}, "the box has no glibc, the wheels need glibc"),
+        ({"memory_bytes": 128 << 20}, {}, "128 MiB of memory, the agent and its runner need 256"),
+        ({"prefix": place(read_only=True)}, {}, "read-only file system; name one on a data"),
+        ({"prefix": place(free_bytes=1 << 20)}, {}, "has 1 MiB free, this takes 4; make room"),
+        (
+            {"uid": 1000, "user": "admin", "prefix": place(writable=False)},
+            {},
+            "admin may not write /opt/asdic .* sudo does not help .*log in as root",
+        ),
+        ({"broker": "Connection refused"}, {}, "cannot reach the fleet's broker at 192.0.2.7:1883"),
+        ({}, {"target": "jetson-orin-int8"}, "TensorRT is not installed on the box"),
+        ({"service_manager": "none"}, {"service": "systemd"}, "the box has no systemd"),
+        ({"service_manager": "runit"}, {}, "runsvdir looks in no folder that is known"),
+        ({"installed": Installed(agent_runs=True)}, {"service": "none"}, "stop it first"),
+        (
+            {"installed": Installed(service_files={"/etc/sv/asdic-agent/run": ""})},
+            {},
+            "has a runit service of asdic's already",
+        ),
+        ({"installed": Installed(agent_toml=AGENT)}, {"device": "box8"}, "is 'box7' already"),
+        (
+            {"installed": Installed(agent_toml=AGENT.replace("litert", "openvino"))},
+            {},
+            "is enrolled as arm64-openvino-int8; `asdic unflash` it",
+        ),
+    ],
+)
+def test_what_stands_against_it_is_said_with_what_to_do(
+    tmp_path: Path, found: dict[str, Any], wanted: dict[str, Any], problem: str
+) -> None:
+    made = plan(tmp_path, facts=facts(**found), wish=wish(**wanted))
+    assert len(made.problems) == 1
+    with pytest.raises(ConfigError, match=problem):
+        raise ConfigError(made.problems[0])
+
+
+def test_wheels_say_which_glibc_they_need(tmp_path: Path) -> None:
+    found = version(
+        tmp_path,
+        "a-1-cp311-abi3-manylinux_2_34_x86_64.whl",
+        "b-1-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+        "c-1-py3-none-any.whl",
+    )
+    assert found.glibc == (2, 34)
+    made = plan(tmp_path, facts=facts(libc="glibc-2.31"), version=found)
+    assert "the box has glibc-2.31, the wheels need glibc 2.34" in made.problems[0]
+
+
+def test_another_box_does_not_take_the_name_of_one_that_is_online(tmp_path: Path) -> None:
+    made = plan(tmp_path, known=device(), wish=wish(device="box7"))
+    assert made.problems == ("another box is online as 'box7'; choose another --device",)
+
+
+def test_a_clock_that_is_off_is_said_and_hinders_nothing(tmp_path: Path) -> None:
+    made = plan(tmp_path, facts=facts(time_s=1000.0 - 7200.0))
+    assert (made.problems, made.warnings[0][:33]) == ((), "the box's clock is 2.0 h behind; ")
+
+
+def test_a_jetson_on_the_bench_may_be_simulated_on_another_machine(tmp_path: Path) -> None:
+    wanted = wish(target="jetson-orin-int8", simulate=True)
+    assert plan(tmp_path, facts=facts(architecture="x86_64"), wish=wanted).problems == ()
+
+
+def test_the_user_who_may_write_the_prefix_runs_the_agent(tmp_path: Path) -> None:
+    found = facts(uid=1000, user="admin", service_manager="none")
+    made = plan(tmp_path, facts=found, wish=wish(service="none"))
+    assert (made.layout.user, made.problems) == ("admin", ())
+
+
+def test_the_same_wheels_have_the_same_name_and_other_ones_another(tmp_path: Path) -> None:
+    one = version(tmp_path)
+    other = msgspec.structs.replace(one, python="3.12")
+    assert one.name == version(tmp_path).name != other.name
