@@ -17,6 +17,7 @@ VERBS: Final = MappingProxyType(
         "report": "asdic.cli.report:report",
         "bench": "asdic.cli.bench:bench",
         "frames": "asdic.cli.frames:frames",
+        "firmware": "asdic.cli.firmware:firmware",
         "qualify": "asdic.cli.qualify:qualify",
         "pack": "asdic.cli.pack:pack",
         "sign": "asdic.cli.sign:sign",

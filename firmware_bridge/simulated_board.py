@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from asdic.contract.firmware import firmware_version
-from asdic.firmware_bridge.image import FirmwareImage
+from asdic.firmware_bridge.image import FirmwareImage, FirmwareImageError, parse_image
 from asdic.firmware_bridge.link import FirmwareRefusalError, ImageSlot, SlotState
 
 DIGEST_BYTES: Final = 32
@@ -44,6 +44,14 @@ def identity_of(image: FirmwareImage) -> Identity:
     return Identity(version=image.version, digest=image.digest, bootable=image.is_bootable)
 
 
+def identify_image(data: bytes) -> Identity | None:
+    """Return how the bootloader knows an image; None where it finds none."""
+    try:
+        return identity_of(parse_image(data))
+    except FirmwareImageError:
+        return None
+
+
 @dataclass(frozen=True)
 class _Upload:
     """An upload that has begun; like Zephyr's, a restart forgets it."""
@@ -62,7 +70,7 @@ class SimulatedBoard:
         slot_bytes: The size of each slot.
         boots: What its bootloader does at a reset.
         clock: Seconds, from anywhere.
-        identify: Returns how the bootloader knows what was uploaded; None if it is no image.
+        identify: Returns how the bootloader knows what was uploaded; as an MCUboot image.
         misreports: The version that it says an uploaded image has, whatever it has.
     """
 
@@ -74,13 +82,13 @@ class SimulatedBoard:
         slot_bytes: int,
         boots: Boots,
         clock: Callable[[], float],
-        identify: Callable[[bytes], Identity | None],
+        identify: Callable[[bytes], Identity | None] | None = None,
         misreports: str | None = None,
     ) -> None:
         self.name = name
         self.slot_bytes = slot_bytes
         self.boots = boots
-        self.identify = identify
+        self.identify = identify or identify_image
         self._clock = clock
         self._started_s = clock()
         self._misreports = misreports

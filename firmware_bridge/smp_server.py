@@ -27,10 +27,9 @@ from smp.image_management import IMG_MGMT_ERR
 from smp.message import Request
 from smp.os_management import MCUbootMode
 
-from asdic.contract.errors import ReleaseError
-from asdic.firmware_bridge.image import IMAGE_START, parse_image
+from asdic.firmware_bridge.image import IMAGE_START
 from asdic.firmware_bridge.link import FirmwareRefusalError, ImageSlot, SlotState
-from asdic.firmware_bridge.simulated_board import Boots, Identity, SimulatedBoard, identity_of
+from asdic.firmware_bridge.simulated_board import Boots, SimulatedBoard
 
 _LOG = logging.getLogger(__name__)
 BUFFER_BYTES: Final = 1024
@@ -101,7 +100,6 @@ class SmpServer:
         port: int = 0,
         seed: int = 0,
     ) -> None:
-        board.identify = _identify
         self.board = board
         self.faults = list(faults)
         self.requests = 0
@@ -304,14 +302,6 @@ HANDLERS: Final = MappingProxyType[tuple[int, int, OP], _Handler](
         ),
     }
 )
-
-
-def _identify(data: bytes) -> Identity | None:
-    """Return what a bootloader finds in the slot."""
-    try:
-        return identity_of(parse_image(data))
-    except ReleaseError:
-        return None
 
 
 def _state(slot: ImageSlot) -> _Answer:
