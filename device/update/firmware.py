@@ -17,6 +17,8 @@ from asdic.contract.errors import LinkError
 from asdic.firmware_bridge.link import FirmwareInfo, ImageSlot, SlotState
 
 PROGRAM_SLOTS: Final = 2
+REVERTING: Final = frozenset({"swap", "direct-xip"})
+"""Boot modes in which an image that only lies there is not booted, and one on trial is reverted."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,16 +95,31 @@ MOVES: Final = MappingProxyType(
 )
 
 
-def next_move(info: FirmwareInfo, wanted: str, *, without_test: bool = False) -> Move:
+def next_move(
+    info: FirmwareInfo, wanted: str, *, without_test: bool = False, clears: bool = False
+) -> Move:
     """Return what is to be done so that the image ``wanted`` (its digest) runs for good.
 
-    ``without_test``: the microcontroller cannot boot on trial; a reset boots what was uploaded.
+    Args:
+        info: What the microcontroller says.
+        wanted: The image's digest.
+        without_test: It cannot boot on trial; a reset boots what was uploaded.
+        clears: Another image beside the wanted one is written over, where a reset might boot it.
 
     Raises:
         LinkError: What it says of its slots makes no sense.
     """
     move = MOVES[_runs(info, wanted), _beside(info, wanted)]
-    return Move.RESET if without_test and move is Move.MARK else move
+    if without_test and move is Move.MARK:
+        return Move.RESET
+    is_in_danger = clears and move is Move.SETTLED and _may_boot_another(info, wanted)
+    return Move.UPLOAD if is_in_danger else move
+
+
+def _may_boot_another(info: FirmwareInfo, wanted: str) -> bool:
+    """Return whether a bootloader that has not said that it reverts holds another image."""
+    held = {slot.digest for slot in _program_slots(info)} - {None, wanted}
+    return bool(held) and info.boot_mode not in REVERTING
 
 
 def running_slot(info: FirmwareInfo) -> ImageSlot:

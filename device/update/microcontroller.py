@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -221,7 +221,8 @@ class Done:
 class Advance:
     """Do the one thing that is due so that ``wanted`` runs, if it is among ``may``.
 
-    ``image`` is what an upload would write; without one there is none.
+    ``image`` is what an upload would write; without one there is none. ``without_test`` and
+    ``clears`` are those of ``next_move``.
     """
 
     board: str
@@ -229,6 +230,7 @@ class Advance:
     may: frozenset[Move]
     image: ImageFile | None = None
     without_test: bool = False
+    clears: bool = False
 
     def __call__(self, link: FirmwareLink, is_stopped: Callable[[], bool]) -> Done:
         """Look, and do it.
@@ -239,26 +241,36 @@ class Advance:
         """
         info = link.info()
         check_board(self.board, info)
-        move = next_move(info, self.wanted.digest, without_test=self.without_test)
-        was_done = move in self.may and self._do(move, link, is_stopped)
+        move = next_move(
+            info, self.wanted.digest, without_test=self.without_test, clears=self.clears
+        )
+        was_done = move in self.may and self._do(move, info, link, is_stopped)
         return Done(move=move, was_done=was_done, info=info)
 
-    def _do(self, move: Move, link: FirmwareLink, is_stopped: Callable[[], bool]) -> bool:
+    def _do(
+        self, move: Move, info: FirmwareInfo, link: FirmwareLink, is_stopped: Callable[[], bool]
+    ) -> bool:
         match move:
-            case Move.UPLOAD:
-                return self.image is not None and _upload(link, self.image, is_stopped)
+            case Move.UPLOAD if self.image is not None:
+                # Where the wanted image runs already, it replaces another one beside it.
+                resume = running_image(info).digest != self.wanted.digest
+                _upload(link, self.image, is_stopped, resume=resume)
             case Move.MARK:
                 _mark(link, self.wanted.digest)
             case Move.RESET:
+                if self.without_test:
+                    _mark_if_possible(link, self.wanted.digest)
                 _reset(link)
             case Move.CONFIRM:
                 link.confirm()
-            case Move.SETTLED:
+            case Move.UPLOAD | Move.SETTLED:
                 return False
         return True
 
 
-def _upload(link: FirmwareLink, image: ImageFile, is_stopped: Callable[[], bool]) -> bool:
+def _upload(
+    link: FirmwareLink, image: ImageFile, is_stopped: Callable[[], bool], *, resume: bool
+) -> None:
     """Write a checked image into the second slot, and see that it is the one that was meant."""
     part = image.part
 
@@ -268,13 +280,12 @@ def _upload(link: FirmwareLink, image: ImageFile, is_stopped: Callable[[], bool]
 
     check_digest(image.path, digest=part.file.digest, size_bytes=part.file.size_bytes)
     data = read_bounded(image.path, FIRMWARE_LIMIT_BYTES)
-    found = link.upload(data, version=part.version, progress=go_on)
+    found = link.upload(data, version=part.version, progress=go_on, resume=resume)
     if found != part.digest:
         raise RefusedReleaseError(
             "wrong-firmware",
             f"the microcontroller calls the image {found}, {part.digest} was signed",
         )
-    return True
 
 
 def _mark(link: FirmwareLink, digest: str) -> None:
@@ -284,6 +295,12 @@ def _mark(link: FirmwareLink, digest: str) -> None:
         if error.code == "not-supported":
             raise NoTestBootError(f"the microcontroller cannot boot on trial: {error}") from error
         raise
+
+
+def _mark_if_possible(link: FirmwareLink, digest: str) -> None:
+    """Mark an image where nothing is reverted: one that overwrites wants it, others refuse it."""
+    with suppress(FirmwareRefusalError):
+        link.mark_for_test(digest)
 
 
 def _reset(link: FirmwareLink) -> None:

@@ -16,7 +16,13 @@ import msgspec
 from asdic.contract.errors import AsdicError, LinkError, ReleaseError
 from asdic.contract.messages import Refusal
 from asdic.contract.variant import FirmwarePart, FrameFormat, Variant
-from asdic.device.update.firmware import FirmwareChange, Image, Move, running_image
+from asdic.device.update.firmware import (
+    REVERTING,
+    FirmwareChange,
+    Image,
+    Move,
+    running_image,
+)
 from asdic.device.update.fit import (
     asks_microcontroller,
     asks_ring,
@@ -97,24 +103,32 @@ def bring_firmware(work: Work, part: FirmwarePart) -> bool | Turn:
     """
     work.visit.writes_firmware = True
     change = work.journal.firmware
-    return _upload(work, part) if change is None else _try(work, part, change)
+    return _prepare(work, part) if change is None else _try(work, part, change)
 
 
-def _upload(work: Work, part: FirmwarePart) -> bool | Turn:
-    """Write the image beside the one that runs, which changes nothing yet."""
-    after = Image(version=part.version, digest=part.digest)
+def _prepare(work: Work, part: FirmwarePart) -> bool | Turn:
+    """Get ready to change what runs, and write the image already where that changes nothing.
+
+    Only a bootloader that has said so leaves an image alone that was not marked. Any other may
+    boot it at the next power cut, so what it runs is remembered before the first byte.
+    """
     done = _asked(
         work,
-        Advance(board=part.board, wanted=after, may=_UPLOADS, image=_image_in(work, work.digest)),
+        Advance(
+            board=part.board,
+            wanted=Image(version=part.version, digest=part.digest),
+            may=_UPLOADS if work.visit.is_harmless else frozenset(),
+            image=_image_in(work, work.digest),
+        ),
     )
     if done is None:
         return False
-    if done.move is not Move.UPLOAD:
-        check_settled(done.info)
+    check_settled(done.info)
     if done.move is Move.SETTLED:
         check_version(part, done.info)
         return True
-    if done.move is Move.UPLOAD:
+    if done.move is Move.UPLOAD and done.info.boot_mode in REVERTING:
+        work.visit.is_harmless = True
         return False
     return _begin(work, part, done.info)
 
@@ -134,7 +148,7 @@ def _begin(work: Work, part: FirmwarePart, info: FirmwareInfo) -> Turn:
         without_test=not info.can_test_boot,
     )
     work.store.write_firmware(work.digest, change)
-    return work.turn(UpdateEvent.UPLOADED, firmware=change)
+    return work.turn(UpdateEvent.PREPARED, firmware=change)
 
 
 def _try(work: Work, part: FirmwarePart, change: FirmwareChange) -> bool | Turn:
@@ -181,7 +195,7 @@ def _without_test(work: Work, change: FirmwareChange) -> Turn | bool:
     _check_way_back(work, seen.info)
     without = msgspec.structs.replace(change, without_test=True)
     work.store.write_firmware(work.digest, without)
-    return work.turn(UpdateEvent.UPLOADED, firmware=without)
+    return work.turn(UpdateEvent.PREPARED, firmware=without)
 
 
 def _check_way_back(work: Work, info: FirmwareInfo) -> None:
@@ -281,12 +295,14 @@ def is_firmware_back(work: Work) -> bool:
 
 
 def _way_back(work: Work, change: FirmwareChange, image: ImageFile | None) -> Question[Done]:
+    without_test = change.without_test or work.visit.cannot_test_boot
     return Advance(
         board=change.board,
         wanted=change.before,
         may=_GOES_BACK,
         image=image,
-        without_test=change.without_test or work.visit.cannot_test_boot,
+        without_test=without_test,
+        clears=without_test or image is not None,
     )
 
 

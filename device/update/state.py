@@ -31,7 +31,7 @@ class UpdateEvent(str, Enum):
     READY = "ready"
     GATE_PASSED = "gate-passed"
     GATE_FAILED = "gate-failed"
-    UPLOADED = "uploaded"
+    PREPARED = "prepared"
     SWITCHED = "switched"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -81,8 +81,8 @@ TRANSITIONS: Final = MappingProxyType(
         (_S.GATING, _E.GATE_FAILED): _S.FAILED,
         (_S.GATING, _E.TIMED_OUT): _S.FAILED,
         (_S.GATING, _E.BUSY): _S.DEFERRED,
-        # The firmware lies beside the one that runs: from here on the microcontroller may change.
-        (_S.ACTIVATING, _E.UPLOADED): _S.ACTIVATING,
+        # It is known what the microcontroller runs: from here on that may change.
+        (_S.ACTIVATING, _E.PREPARED): _S.ACTIVATING,
         (_S.ACTIVATING, _E.SWITCHED): _S.PROBATION,
         (_S.ACTIVATING, _E.FAILED): _S.ROLLING_BACK,
         (_S.ACTIVATING, _E.TIMED_OUT): _S.ROLLING_BACK,

@@ -61,6 +61,7 @@ class Visit:
     doubts: int = 0
     doubted_s: float = 0.0
     writes_firmware: bool = False
+    is_harmless: bool = False
     resets: int = 0
     uptime_s: float = 0.0
     first_frame: Glance | None = None

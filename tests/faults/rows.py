@@ -5,7 +5,18 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from tests.faults import bad_disk, clock, clones, control, flips, kill, link, powercut, stops
+from tests.faults import (
+    bad_disk,
+    clock,
+    clones,
+    control,
+    flips,
+    kill,
+    link,
+    pairs,
+    powercut,
+    stops,
+)
 
 ROWS: Final = (
     stops.ONE,
@@ -18,6 +29,9 @@ ROWS: Final = (
     clock.ROW,
     powercut.ROW,
     clones.ROW,
+    pairs.ONE,
+    pairs.MANY,
+    pairs.CALLS,
 )
 CONTROL: Final = control.ROW
 BY_NAME: Final = MappingProxyType({row.name: row for row in (*ROWS, CONTROL)})

@@ -79,6 +79,7 @@ class Scenario:
         keeps: Whether what was said to be committed has to be there at every later boot.
         ends_with: The version of the firmware that the board runs in the end.
         boots: What the board's bootloader does.
+        tells_mode: Whether the board says that.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Scenario:
     keeps: bool = True
     ends_with: str = ""
     boots: Boots = Boots.TESTED
+    tells_mode: bool = True
 
     @property
     def has_board(self) -> bool:
@@ -134,5 +136,7 @@ PAIR_STORIES: Final = (
              boots=Boots.UPLOADED),
     Scenario(name="pair-no-trial-unfit", begin="on-2.0.0", offer=PAIR_UNFIT, ends=PAIR_OLD,
              state=_S.FAILED, ends_with=FIRST, boots=Boots.UPLOADED),
+    Scenario(name="pair-untold", begin="on-2.0.0", offer=PAIR_UNFIT, ends=PAIR_OLD,
+             state=_S.FAILED, ends_with=FIRST, boots=Boots.UPLOADED, tells_mode=False),
 )  # fmt: skip
 """Updates of model and firmware together."""

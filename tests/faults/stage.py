@@ -80,7 +80,9 @@ class Stage:
         return Memory(
             retained=offer,
             gated={self.hex(version) for version in gated},
-            board=Board(dead=DEAD, boots=scenario.boots) if scenario.has_board else None,
+            board=Board(dead=DEAD, boots=scenario.boots, tells_mode=scenario.tells_mode)
+            if scenario.has_board
+            else None,
         )
 
     def hex(self, version: str) -> str:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+import msgspec
+
 from asdic.firmware_bridge.link import FirmwareInfo, FirmwareLink, SlotState
 from asdic.firmware_bridge.simulated_board import Boots, SimulatedBoard
 from asdic.firmware_bridge.simulator import Fault, SimulatedFirmware
@@ -63,6 +65,7 @@ class Board(SimulatedFirmware):
     Args:
         dead: Versions of images that boot and do not come up: the next reset reverts them.
         boots: What its bootloader does.
+        tells_mode: Whether it says what its bootloader does.
         misreports: The version that it says an uploaded image has.
         faults: What goes wrong, as the simulator has it.
     """
@@ -71,6 +74,7 @@ class Board(SimulatedFirmware):
         self,
         *,
         dead: Iterable[str] = (),
+        tells_mode: bool = True,
         boots: Boots = Boots.TESTED,
         misreports: str | None = None,
         faults: Iterable[Fault] = (),
@@ -86,7 +90,15 @@ class Board(SimulatedFirmware):
             identify=self.board.identify,
             misreports=misreports,
         )
+        self._tells_mode = tells_mode
         self.board.dead = frozenset(digest_of_image(version) for version in dead)
+
+    def info(self) -> FirmwareInfo:
+        """Return what runs and what the slots hold."""
+        info = super().info()
+        if self._tells_mode:
+            return info
+        return msgspec.structs.replace(info, boot_mode=None, can_test_boot=True)
 
     def power_cycled(self) -> Board:
         """Return a board that is this one after a power cut."""
