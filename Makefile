@@ -41,6 +41,9 @@ debian:
 	$(call apt_install,proot,proot,the arm64 box)
 	$(call apt_install,cc,gcc libc6-dev,the C library)
 	$(call apt_install,qemu-aarch64-static,qemu-user-static,the arm64 box)
+	$(call apt_install,qemu-system-arm,qemu-system-arm,the board with MCUboot)
+	$(call apt_install,/lib/ld-linux.so.2,libc6-i386 lib32gcc-s1,the board with Zephyr)
+	$(call apt_install,arm-none-eabi-gcc,gcc-arm-none-eabi,a model as C for a microcontroller)
 
 tests: $(VENV)/.dev debian
 	$(BIN)/pytest --cov --cov-report=term:skip-covered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -240,14 +241,8 @@ def _mark(link: FirmwareLink, digest: str) -> None:
 def _progress(label: str, size: int) -> Iterator[Callable[[int, int], None]]:
     """Yield what takes bytes done and bytes in all, and draws a bar where a person looks on."""
     bar: ProgressBar[int]
-    with click.progressbar(
-        length=size, label=label, file=click.get_text_stream("stderr"), show_pos=True
-    ) as bar:
-
-        def move(done: int, _total: int) -> None:
-            bar.update(done - bar.pos)
-
-        yield move
+    with click.progressbar(length=size, label=label, file=sys.stderr, show_pos=True) as bar:
+        yield lambda done, _total: bar.update(done - bar.pos)
 
 
 def _print_info(found: FirmwareInfo) -> None:

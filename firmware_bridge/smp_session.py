@@ -78,11 +78,12 @@ class SmpSession:
             LinkError: No answer came, or it made no sense.
             FirmwareRefusalError: The answer was no.
         """
+        patience_s = timeout_s or self._timeout_s
         for left in reversed(range(tries)):
-            answer = self._asked_once(request, timeout_s or self._timeout_s)
+            answer = self._asked_once(request, patience_s)
             if isinstance(answer, Exception):
                 if left == 0:
-                    raise self._broken(answer, doing, tries) from answer
+                    raise self._broken(answer, doing, tries, patience_s) from answer
             elif success(answer):
                 return answer
             else:
@@ -110,7 +111,7 @@ class SmpSession:
             error = yield from self._part(watch, image, number, doing)
             failures = 0 if watch.furthest > before else failures + 1
             if error is not None and failures == TRIES:
-                raise self._broken(error, doing, TRIES) from error
+                raise self._broken(error, doing, TRIES, self._timeout_s) from error
 
     def disconnect(self) -> None:
         """Close the connection; the next question opens one."""
@@ -197,13 +198,13 @@ class SmpSession:
             code, f"the microcontroller at {self.address} refused to {doing}: {code}{said}"
         )
 
-    def _broken(self, error: Exception, doing: str, tries: int) -> LinkError:
+    def _broken(self, error: Exception, doing: str, tries: int, patience_s: float) -> LinkError:
         """Return the one error for all that smpclient and its transports raise."""
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             asked = "" if tries == 1 else f", asked {tries} times"
             return LinkError(
                 f"no answer from the microcontroller at {self.address} within "
-                f"{self._timeout_s:g} s{asked} (to {doing})"
+                f"{patience_s:g} s{asked} (to {doing})"
             )
         detail = (str(error).strip() or type(error).__name__).splitlines()[0][:_DETAIL_LIMIT]
         if isinstance(error, OSError | SMPTransportDisconnected):
