@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from asdic.fleet.flash.cargo import (
     version_for,
 )
 from asdic.fleet.flash.plan import Plan, layout_for, make_plan, service_for
+from asdic.fleet.flash.relay import relay
 from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.shore import Shore
 from asdic.fleet.flash.situation import Situation, device_of
@@ -215,7 +217,7 @@ class Flash:
         if self._wish.server is not None:
             yield self._wish.server
             return
-        with self._session.tunnel(*self._shore.address) as port:
+        with self._session.tunnel(partial(relay, server=self._shore.client.url)) as port:
             yield f"http://127.0.0.1:{port}"
 
     def _bring_release(self, release: ReleaseCargo) -> None:
@@ -261,6 +263,7 @@ class Flash:
         if self.plan.needs.install:
             agent = str(layout.root / "bin" / "asdic-agent")
             install = [agent, "install", self._release_folder, "--state", str(layout.state)]
+            install += layout.run_options
         self._activate("start", install=install)
 
     def _follow(self) -> None:

@@ -1,4 +1,4 @@
-"""The one seam to a box: a command that runs there, and a port of here that it may reach.
+"""The one seam to a box: a command that runs there, and a port there that leads to us.
 
 Everything that ``asdic flash`` does to a box goes through ``Session.run``, so a test can pull the
 cable before and after each single step.
@@ -6,13 +6,18 @@ cable before and after each single step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import msgspec
 
+from asdic.fleet.flash.relay import Stream
+
 OUTPUT_LIMIT_BYTES: Final = 8 << 20
+
+
+Serve = Callable[[Stream], None]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +54,11 @@ class Session(Protocol):
                 an effect is not known.
         """
 
-    def tunnel(self, host: str, port: int) -> AbstractContextManager[int]:
-        """Let the box reach ``host:port`` as seen from here, at the yielded port on its loopback.
+    def tunnel(self, serve: Serve) -> AbstractContextManager[int]:
+        """Let the box reach us at the yielded port of its loopback.
+
+        Args:
+            serve: Is called with each connection, in a thread of its own.
 
         Raises:
             LinkError: The box's sshd does not allow it.

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
 
 from asdic.contract.errors import ConfigError
 from asdic.fleet.client import FleetClient
 from asdic.fleet.flash.host_keys import KnownHosts
 from asdic.fleet.releases import Exported
 from asdic.fleet.view import DeviceView, Overview
-
-HTTP_PORT: Final = 80
 
 
 class Shore:
@@ -28,12 +24,6 @@ class Shore:
         self.releases = releases
         self.folder = fleet / "flash"
         self.hosts = KnownHosts(self.folder / "known_hosts")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where the manager answers, as seen from here."""
-        parts = urlsplit(self.client.url)
-        return parts.hostname or "", parts.port or HTTP_PORT
 
     def broker(self) -> tuple[str, int]:
         """Return host and port of the fleet's broker.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +14,11 @@ from fabric import Connection
 
 from asdic.contract.errors import AsdicError, ConfigError, LinkError
 from asdic.fleet.flash.host_keys import HostKeyError, KnownHosts, PinnedKeys, changed, fingerprint
-from asdic.fleet.flash.session import OUTPUT_LIMIT_BYTES, Answer
+from asdic.fleet.flash.session import OUTPUT_LIMIT_BYTES, Answer, Serve
 
 CONNECT_S: Final = 20
 KEEPALIVE_S: Final = 10
+TUNNEL_S: Final = 60.0
 _PIECE_BYTES: Final = 32 << 10
 _POLL_S: Final = 0.2
 
@@ -90,12 +90,12 @@ class SshSession:
                 ) from error
 
     @contextmanager
-    def tunnel(self, host: str, port: int) -> Iterator[int]:
-        """Forward a port of the box's loopback; see ``Session.tunnel``."""
+    def tunnel(self, serve: Serve) -> Iterator[int]:
+        """Let the box reach us; see ``Session.tunnel``."""
         transport = self._connection.transport
 
         def arrived(channel: Any, _origin: object, _server: object) -> None:
-            threading.Thread(target=_pump, args=(channel, host, port), daemon=True).start()
+            threading.Thread(target=_served, args=(channel, serve), daemon=True).start()
 
         try:
             remote = transport.request_port_forward("127.0.0.1", 0, arrived)
@@ -230,26 +230,10 @@ def _check_time(deadline_s: float) -> None:
         raise TimeoutError
 
 
-def _pump(channel: Any, host: str, port: int) -> None:
-    """Carry bytes both ways between the box and ``host:port`` until one side has enough."""
-    with (
-        channel,
-        suppress(OSError, EOFError),
-        socket.create_connection((host, port), CONNECT_S) as local,
-    ):
-        local.settimeout(None)
-        answers = (local.recv, channel.sendall, channel.shutdown_write)
-        back = threading.Thread(target=_carry, args=answers, daemon=True)
-        back.start()
-        _carry(channel.recv, local.sendall, lambda: local.shutdown(socket.SHUT_WR))
-        back.join()
-
-
-def _carry(receive: Any, send: Any, end: Any) -> None:
-    with suppress(OSError, EOFError):
-        while piece := receive(_PIECE_BYTES):
-            send(piece)
-        end()
+def _served(channel: Any, serve: Serve) -> None:
+    with channel:
+        channel.settimeout(TUNNEL_S)
+        serve(channel)
 
 
 def _reason(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 NAME = "asdic-agent"
 POLL_S = 0.1
 CONTROL_S = 60.0
+REPORT_LIMIT_BYTES = 1 << 20
 FINAL = {"confirmed", "reverted"}
 
 
@@ -395,10 +396,16 @@ def as_user(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def report_number(state: Path) -> int:
-    """Return the number of the last report that the agent before made."""
+    """Return the number of the last report that the agent before made.
+
+    The folder is the agent's, so what lies there is neither followed nor waited for.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return int(json.loads((state / "reports" / "last.json").read_text())["number"])
-    except (OSError, ValueError, KeyError):
+        descriptor = os.open(state / "reports" / "last.json", flags)
+        with os.fdopen(descriptor, "rb") as file:
+            return int(json.loads(file.read(REPORT_LIMIT_BYTES))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 

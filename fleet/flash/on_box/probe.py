@@ -187,7 +187,7 @@ def link(path: Path) -> str:
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -208,9 +208,10 @@ def loaded(path: Path) -> Any:
 
 
 def read(path: str | Path) -> str:
-    """Return the beginning of a text file, or nothing."""
+    """Return the beginning of a text file, or nothing; a pipe is not waited for."""
     try:
-        with Path(path).open(errors="replace") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, errors="replace") as file:
             return file.read(1 << 18)
     except OSError:
         return ""
