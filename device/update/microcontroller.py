@@ -44,7 +44,7 @@ class NoTestBootError(AsdicError):
 class Question(Protocol[_T_co]):
     """Something to ask; equal questions are one."""
 
-    def __call__(self, link: FirmwareLink, is_stopped: Callable[[], bool]) -> _T_co:
+    def __call__(self, link: FirmwareLink, is_stopped: Callable[[], bool], /) -> _T_co:
         """Ask it; give up soon when ``is_stopped``."""
 
 
