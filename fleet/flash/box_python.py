@@ -40,7 +40,7 @@ class BoxPython(msgspec.Struct, frozen=True, kw_only=True):
     def markers(self) -> dict[str, str]:
         """The environment of its markers (PEP 508): pip would take those of the machine it is on.
 
-        Measured with pip 23.2 and 26.0: on Python 3.11, ``--python-version 3.10`` leaves out what
+        Measured with pip 23.2 and 26.3: on Python 3.11, ``--python-version 3.10`` leaves out what
         is required ``python_version < "3.11"``.
         """
         full = f"{self.python}.0"

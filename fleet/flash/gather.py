@@ -29,7 +29,9 @@ ROUNDS_LIMIT: Final = 32
 
 
 class Pins:
-    """The versions to take: lines as ``numpy==2.2.6; python_version < "3.11"``, the first that fits.
+    """The versions to take, one a line as ``numpy==2.2.6; python_version < "3.11"``.
+
+    Of several lines of one package the first that fits counts.
 
     Args:
         text: The lines; ``#`` starts a comment.
@@ -130,6 +132,14 @@ class Gathering:
     def _follow(self, name: str) -> None:
         for requirement in self._found[name][1]:
             self._want(requirement, self._extras[name], by=name)
+
+
+def required(
+    requirements: Iterable[str], box: BoxPython, *, extras: Iterable[str]
+) -> tuple[str, ...]:
+    """Return those of ``requirements`` that a box has, with ``extras``."""
+    found = map(parse_requirement, requirements)
+    return tuple(str(one) for one in found if _holds(one, box, extras))
 
 
 def parse_requirement(line: str) -> Requirement:

@@ -16,20 +16,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
-from asdic.contract.errors import AsdicError, ConfigError, DigestError
+from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import (
     canonical_json,
     check_digest,
@@ -41,7 +38,7 @@ from asdic.contract.files import (
 )
 from asdic.contract.variant import FileRef
 from asdic.fleet.flash.box_python import BoxPython, box_python
-from asdic.fleet.flash.gather import Gathering, Pins
+from asdic.fleet.flash.gather import Gathering, Pins, required
 from asdic.fleet.flash.own_wheel import OwnWheel, own_wheel
 from asdic.fleet.flash.pip_download import PipDownload
 
@@ -51,7 +48,6 @@ MANIFEST_FORMAT: Final = "asdic-wheelhouse/1"
 REQUIREMENTS_FILE: Final = "requirements.txt"
 PIP: Final = "pip>=23"
 _MANIFEST_LIMIT_BYTES: Final = 1 << 20
-_WHEELHOUSE_LIMIT_BYTES: Final = 2 << 30
 
 Progress = Callable[[str], None]
 
@@ -115,22 +111,143 @@ def build_wheelhouse(
     box = box_python(architecture, python)
     if runtime is not None and runtime not in RUNTIMES:
         raise ConfigError(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
-    asdic, absent = own_wheel(), tuple(sorted(provided))
-    blank = _Manifest(
-        format=MANIFEST_FORMAT, architecture=architecture, python=python, runtime=runtime, files=()
+    asdic = own_wheel()
+    recipe = _Recipe(
+        box=box,
+        runtime=runtime,
+        requires=(*required(asdic.requires, box, extras=(runtime or "",)), PIP),
+        pins=_pins(runtime),
+        provided=tuple(sorted(provided)),
     )
-    requires = (*_relevant(asdic, runtime), PIP)
-    pins = _pins(runtime)
-    below = cache / f"wheels-{_hash(blank, requires, pins, absent)}"
-    fetch = partial(_fetch, box, requires, pins, runtime=runtime, provided=absent)
-    brought = _kept(below, blank, partial(fetch, progress=progress), progress)
-    whole = cache / f"wheelhouse-{_hash(blank, _references(brought), asdic.data)}"
-    return _kept(whole, blank, partial(_assemble, brought, asdic), progress)
+    brought = _kept(cache / f"wheels-{_hash(recipe)}", recipe, _fetched(recipe, progress), progress)
+    name = f"wheelhouse-{_hash(brought.files, asdic.data)}"
+    return _kept(cache / name, recipe, _assembled(brought, asdic), progress)
 
 
-def _relevant(asdic: OwnWheel, runtime: str | None) -> tuple[str, ...]:
-    """Return what a box needs of what asdic requires, the server's extras left out."""
-    known = {f'extra == "{runtime}"', "extra =="}
-    return tuple(
-        line for line in asdic.requires if "extra ==" not in line or any(k in line for k in known)
+class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decides what is fetched, but for what the index holds today."""
+
+    box: BoxPython
+    runtime: str | None
+    requires: tuple[str, ...]
+    pins: str
+    provided: tuple[str, ...]
+    format: str = MANIFEST_FORMAT
+
+
+Fill = Callable[[Path], None]
+"""Puts wheels into an empty folder."""
+
+
+def _pins(runtime: str | None) -> str:
+    """Return the pins of a runtime that needs other versions than the rest, then all others."""
+    here = files("asdic.fleet.flash")
+    names = (f"device-{runtime}.txt", "device.txt")
+    return "\n".join(
+        here.joinpath(name).read_text() for name in names if here.joinpath(name).is_file()
     )
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
+
+
+def _kept(folder: Path, recipe: _Recipe, fill: Fill, progress: Progress) -> Wheelhouse:
+    """Return a folder of the cache, filled if it is not there as its manifest says."""
+    with _locked(folder, progress):
+        try:
+            return _read(folder)
+        except FileNotFoundError:
+            pass
+        except AsdicError as error:
+            progress(f"makes {folder.name} anew: {error}")
+        for rest in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(rest)
+        with new_folder(folder, replace=True) as new:
+            fill(new)
+            _describe(new, recipe)
+        return _read(folder)
+
+
+@contextmanager
+def _locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Let one process make the folder; a killed one lets go."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waits for another asdic that brings the same wheels")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(folder: Path) -> Wheelhouse:
+    """Return what lies in a folder of the cache, each file checked against its digest.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        AsdicError: It is damaged.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(folder)
+    path = folder / MANIFEST_FILE
+    manifest = parse_json(read_bounded(path, _MANIFEST_LIMIT_BYTES), _Manifest, what=str(path))
+    for file in manifest.files:
+        check_digest(folder / file.name, digest=file.digest, size_bytes=file.size_bytes)
+    return Wheelhouse(folder=folder, files=manifest.files)
+
+
+def _fetched(recipe: _Recipe, progress: Progress) -> Fill:
+    """Return what fetches the wheels of the recipe, asdic's own apart."""
+
+    def fill(folder: Path) -> None:
+        box, runtime = recipe.box, recipe.runtime
+        progress(f"brings {runtime or 'the agent'} for {box.architecture}, Python {box.python}")
+        gathering = Gathering(box, Pins(recipe.pins, box), provided=recipe.provided)
+        fetch = PipDownload(folder, box, progress)
+        gathering.gather(recipe.requires, fetch, extras=(runtime or "",))
+
+    return fill
+
+
+def _assembled(brought: Wheelhouse, asdic: OwnWheel) -> Fill:
+    """Return what puts asdic's wheel beside those that were brought."""
+
+    def fill(folder: Path) -> None:
+        for file in brought.files:
+            _link(brought.folder / file.name, folder / file.name)
+        write_file(folder / asdic.name, asdic.data)
+
+    return fill
+
+
+def _link(source: Path, path: Path) -> None:
+    """Give a file a second name, or copy it where the file system knows none."""
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _describe(folder: Path, recipe: _Recipe) -> None:
+    """Write the manifest and the requirements of the wheels in a folder."""
+    wheels = tuple(
+        FileRef(name=path.name, digest=sha256_of(path), size_bytes=path.stat().st_size)
+        for path in sorted(folder.glob("*.whl"))
+    )
+    manifest = _Manifest(
+        format=recipe.format,
+        architecture=recipe.box.architecture,
+        python=recipe.box.python,
+        runtime=recipe.runtime,
+        files=wheels,
+    )
+    lines = "".join(_pinned(wheel) for wheel in wheels if not wheel.name.startswith("pip-"))
+    write_file(folder / REQUIREMENTS_FILE, lines.encode())
+    write_file(folder / MANIFEST_FILE, canonical_json(manifest))
+
+
+def _pinned(wheel: FileRef) -> str:
+    name, version, _, _ = parse_wheel_filename(wheel.name)
+    return f"{name}=={version} --hash={wheel.digest}\n"
