@@ -135,9 +135,10 @@ def _connect(connection: Any, hosts: KnownHosts, accepted: str | None) -> None:
     try:
         connection.open()
     except paramiko.BadHostKeyException as error:
+        name = _name_in(connection, error.hostname)
         if fingerprint(error.key) != accepted:
-            raise changed(error.hostname, error.key, error.expected_key) from error
-        hosts.pin(error.hostname, error.key)
+            raise changed(name, error.key, error.expected_key) from error
+        hosts.pin(name, error.key)
         connection.client.get_host_keys().clear()
         _secure(connection, hosts, accepted)
         _connect(connection, hosts, None)
@@ -154,6 +155,13 @@ def _connect(connection: Any, hosts: KnownHosts, accepted: str | None) -> None:
         ) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise LinkError(f"{where}:{connection.port} does not answer: {_reason(error)}") from error
+
+
+def _name_in(connection: Any, host: str) -> str:
+    """Return how a known_hosts file names the host, or the jump host, called ``host``."""
+    while isinstance(connection.gateway, Connection) and connection.host != host:
+        connection = connection.gateway
+    return host_name(connection.host, connection.port)
 
 
 def host_name(host: str, port: int) -> str:
@@ -238,5 +246,5 @@ def _served(channel: Any, serve: Serve) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
-        return "; ".join(sorted({one.strerror or str(one) for one in error.errors.values()}))
+        return "; ".join(sorted(set(map(_reason, error.errors.values()))))
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
