@@ -71,3 +71,8 @@ def _print_variants(title: str, variants: tuple[VariantView, ...]) -> None:
             for one in variants
         ),
     )
+    for one in variants:
+        if one.needs:
+            click.echo(f"{one.target} needs {one.needs}")
+        if one.firmware:
+            click.echo(f"{one.target} brings firmware {one.firmware}")

@@ -7,6 +7,7 @@ user's own program open it with the same ``Runner``, so what is judged is what f
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -23,6 +24,8 @@ VARIANT_FORMAT: Final = "asdic-variant/1"
 VARIANT_LIMIT_BYTES: Final = 1 << 20
 FIRMWARE_LIMIT_BYTES: Final = 16 << 20
 BOARD_LIMIT: Final = 64
+FRAME_DTYPES: Final = ("uint8", "uint16", "int16", "float32")
+FRAME_CHANNELS: Final = ("grey", "rgb")
 _IMAGE_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -227,10 +230,7 @@ def check_requirements(variant: Variant, *, what: str = VARIANT_FILE) -> None:
         ConfigError: It cannot, or the firmware that it brings is not what it needs.
     """
     needs, part = variant.requires, variant.firmware
-    if needs.firmware is not None:
-        check_firmware_range(needs.firmware)
-    if needs.board is not None:
-        _check_board(needs.board, what)
+    check_needs(needs, what=what)
     if part is None:
         return
     _check_board(part.board, what)
@@ -249,6 +249,31 @@ def check_requirements(variant: Variant, *, what: str = VARIANT_FILE) -> None:
     if needs.firmware is not None and not is_in_firmware_range(part.version, needs.firmware):
         raise ConfigError(
             f"{what} needs firmware {needs.firmware}, and brings firmware {part.version}"
+        )
+
+
+def check_needs(needs: Requirements, *, what: str) -> None:
+    """Check that a need can be understood where it will be asked.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if needs.firmware is not None:
+        check_firmware_range(needs.firmware)
+    if needs.board is not None:
+        _check_board(needs.board, what)
+    if needs.frames is not None:
+        _check_frames(needs.frames, what)
+
+
+def _check_frames(frames: FrameFormat, what: str) -> None:
+    is_known = frames.dtype in FRAME_DTYPES and frames.channels in FRAME_CHANNELS
+    is_sized = frames.height > 0 and frames.width > 0
+    if not (is_known and is_sized and 0 < frames.scale < math.inf):
+        raise ConfigError(
+            f"{what}: frames of {frames.height} x {frames.width} {frames.dtype} {frames.channels}, "
+            f"scale {frames.scale}, cannot be; a dtype is one of {', '.join(FRAME_DTYPES)}, "
+            f"channels one of {', '.join(FRAME_CHANNELS)}, and the numbers are positive"
         )
 
 

@@ -12,7 +12,7 @@ from asdic.contract.errors import ConfigError, DigestError
 from asdic.contract.files import check_digest, new_folder, write_file
 from asdic.contract.release import Descriptor, Layout, Release
 from asdic.contract.target import target_named
-from asdic.contract.variant import VARIANT_FILE, Variant, read_variant
+from asdic.contract.variant import VARIANT_FILE, Requirements, Variant, read_variant
 from asdic.fleet.signing import SignedReleases
 
 OFFERS_FOLDER: Final = "offers"
@@ -36,6 +36,8 @@ class VariantView(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     golden: str
     manifest: str | None = None
+    needs: str = ""
+    firmware: str = ""
 
 
 class ReleaseView(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +92,24 @@ def describe_variant(variant: Variant, manifest: str | None = None) -> VariantVi
             else "none"
         ),
         manifest=manifest,
+        needs=_needs_text(variant.requires),
+        firmware=(
+            f"{variant.firmware.version} for {variant.firmware.board}" if variant.firmware else ""
+        ),
     )
+
+
+def _needs_text(needs: Requirements) -> str:
+    """Return in a few words what the box's microcontroller and its frames have to be."""
+    frames = needs.frames
+    words = (
+        f"firmware {needs.firmware}" if needs.firmware else "",
+        f"board {needs.board}" if needs.board else "",
+        f"frames of {frames.height} x {frames.width} {frames.dtype} {frames.channels}"
+        if frames
+        else "",
+    )
+    return ", ".join(word for word in words if word)
 
 
 def describe_release(layout: Layout, version: str) -> ReleaseView:

@@ -14,7 +14,13 @@ import msgspec
 
 from asdic.contract.errors import ConfigError, DigestError, MissingPackageError
 from asdic.contract.files import read_bounded, safe_name, write_file
-from asdic.contract.variant import InputRule, OutputRule, TensorSpec
+from asdic.contract.variant import (
+    InputRule,
+    OutputRule,
+    Requirements,
+    TensorSpec,
+    check_needs,
+)
 
 DESCRIPTION_FILE: Final = "model.toml"
 DESCRIPTION_FORMAT: Final = "asdic-model/1"
@@ -27,7 +33,8 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``weights`` is a file beside ``model.toml``, or a SavedModel's folder; with ``factory``
     (``package.module:function``) it is the state dict of the model that the function builds.
     ``data`` is the folder that the model learnt from, or empty. ``metric`` is what it is judged
-    by, in points from 0 to 100.
+    by, in points from 0 to 100. ``requires`` is what every variant needs of the box that it runs
+    on: the firmware beside it, and the frames that come.
     """
 
     format: str = DESCRIPTION_FORMAT
@@ -41,6 +48,7 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     outputs: tuple[TensorSpec, ...]
     preprocessing: tuple[InputRule, ...]
     postprocessing: tuple[OutputRule, ...]
+    requires: Requirements = Requirements()
 
 
 def read_description(folder: Path) -> ModelDescription:
@@ -75,10 +83,22 @@ def write_description(folder: Path, description: ModelDescription) -> None:
     path = folder / DESCRIPTION_FILE
     _check(description, str(path))
     try:
-        data = msgspec.toml.encode(description)
+        data = msgspec.toml.encode(_without_none(msgspec.to_builtins(description)))
     except ImportError as error:
         raise MissingPackageError("tomli-w", "train") from error
     write_file(path, data)
+
+
+def _without_none(value: object) -> object:
+    """Return plain values without those that are None, for which TOML has no word."""
+    match value:
+        case dict():
+            kept = {key: _without_none(one) for key, one in value.items() if one is not None}
+            return {key: one for key, one in kept.items() if one != {} or value[key] == {}}
+        case list() | tuple():
+            return [_without_none(one) for one in value]
+        case _:
+            return value
 
 
 def _check(description: ModelDescription, where: str) -> None:
@@ -90,6 +110,7 @@ def _check(description: ModelDescription, where: str) -> None:
         safe_name(description.weights)
     except DigestError as error:
         raise ConfigError(f"{where}: weights must be a file beside it: {error}") from error
+    check_needs(description.requires, what=where)
     _check_rules(description.preprocessing, description.inputs, f"{where} preprocessing")
     _check_rules(description.postprocessing, description.outputs, f"{where} postprocessing")
 
