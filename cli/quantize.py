@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,7 @@ def quantize(
       asdic quantize nets.unet:build --weights unet.pt --input-shape 1x1x256x256 \\
           --data nets.samples:load --target x86-litert-int8 --out variants/
     """
-    from asdic.cli.report import show, write_page
+    from asdic.contract.errors import AccuracyDropError
     from asdic.quantization.calibration import DataRules
     from asdic.quantization.frontends.shapes import parse_shapes
     from asdic.quantization.quantize import Options, quantize_model
@@ -144,12 +144,24 @@ def quantize(
         group_columns=columns, drop_overlap=drop_overlap, skip_unreadable=skip_unreadable
     )
     options = Options(rules=rules, **choices)
-    with _progress() as stage:
-        reports = quantize_model(
-            model, targets, out, data=data, reading=reading, options=options, stage=stage
-        )
+    try:
+        with _progress() as stage:
+            reports = quantize_model(
+                model, targets, out, data=data, reading=reading, options=options, stage=stage
+            )
+    except AccuracyDropError as refusal:
+        _tell(refusal.reports, html_path, as_json=as_json)
+        raise
+    _tell([out / one.target for one in reports], html_path, as_json=as_json)
+
+
+def _tell(folders: Sequence[Path], html_path: Path | None, *, as_json: bool) -> None:
+    from asdic.cli.report import show, write_page
+    from asdic.quantization.report import read_report
+
     if html_path is not None:
-        write_page(html_path, [out / one.target for one in reports])
+        write_page(html_path, folders)
+    reports = [read_report(folder) for folder in folders]
     if as_json:
         print_json(reports)
     else:

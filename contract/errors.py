@@ -4,6 +4,8 @@ Only ``main()`` of a command turns an ``AsdicError`` into one line on stderr and
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
+from pathlib import Path
+
 
 class AsdicError(Exception):
     """Something expected went wrong; the message is for the person at the keyboard."""
@@ -59,14 +61,8 @@ class UnsupportedModelError(QuantizationError):
 
 
 class AccuracyDropError(QuantizationError):
-    """The quantized model lost more than the limit allows."""
+    """INT8 lost more than is allowed; ``reports`` are the folders that say what was found."""
 
-    def __init__(self, *, target: str, limit: float, measured: float, bound: float) -> None:
-        super().__init__(
-            f"{target}: the metric dropped by {measured:.2f} points (95 % bound {bound:.2f}), "
-            f"the limit is {limit:.2f}"
-        )
-        self.target = target
-        self.limit = limit
-        self.measured = measured
-        self.bound = bound
+    def __init__(self, message: str, reports: tuple[Path, ...]) -> None:
+        super().__init__(message)
+        self.reports = reports

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import AccuracyDropError, QuantizationError, UnsupportedModelError
+from asdic.contract.errors import QuantizationError, UnsupportedModelError
 from asdic.contract.messages import RuntimeFacts
 from asdic.contract.target import ModelFormat, Runtime
 from asdic.device.runner.postprocess import Prediction
@@ -167,7 +167,7 @@ class Ladder:
     def sensitivities(self, recipe: Recipe, model: FloatFiles, stage: Stage) -> Sensitivities:
         """Return how sensitive the layers are to a recipe, measured in a worker."""
         stage(self.model_format.value, "measuring which layers are sensitive")
-        plain = recipe.with_floats(0)
+        plain = recipe.uncorrected  # which takes long, once a layer
         job = SensitivityJob(
             model=model,
             source=self._source,
@@ -355,13 +355,6 @@ def samples_to_decide(drop: Drop, *, limit: float) -> int:
         return 0
     fewest = fewest_to_pass(limit)
     return fewest if drop.samples < fewest else 0
-
-
-def accuracy_drop(target: str, rung: Rung, *, limit: float) -> AccuracyDropError:
-    """Return the error for a target whose best rung still lost too much."""
-    return AccuracyDropError(
-        target=target, limit=limit, measured=rung.drop.mean, bound=rung.drop.high
-    )
 
 
 def _tried(rung: Rung, seconds: float) -> Tried:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import AsdicError, ConfigError, QuantizationError
+from asdic.contract.errors import AccuracyDropError, AsdicError, ConfigError
 from asdic.contract.files import canonical_json
 from asdic.contract.target import ModelFormat, Target, target_named
 from asdic.contract.variant import read_variant
@@ -20,10 +22,10 @@ from asdic.device.metrics import check_metric
 from asdic.device.runner.engine import cpu_features, usable_threads
 from asdic.quantization.calibration import SAMPLES, DataRules, Inputs, read_inputs
 from asdic.quantization.findings import Findings
-from asdic.quantization.gate import Verdict, describe_verdict
+from asdic.quantization.gate import Verdict
 from asdic.quantization.job import CALIBRATION_FILE, Workers, write_calibration
 from asdic.quantization.kinds import FloatModel
-from asdic.quantization.ladder import Climb, Ladder, accuracy_drop
+from asdic.quantization.ladder import Climb, Ladder
 from asdic.quantization.progress import Stage, silent
 from asdic.quantization.provenance import (
     check_runtime,
@@ -34,7 +36,7 @@ from asdic.quantization.provenance import (
 from asdic.quantization.recipe import FLOATS, LADDERS, Recipe, parse_recipe
 from asdic.quantization.report import QuantizationReport, read_report
 from asdic.quantization.source import Reading, read_source
-from asdic.quantization.variant import write_variant
+from asdic.quantization.variant import write_refusal, write_variant
 from asdic.quantization.workspace import open_workspace
 
 MAX_DROP: Final = 0.5
@@ -42,6 +44,9 @@ MIN_AGREEMENT: Final = 80.0
 """Without labels. A choice and no finding, made after a carotid network on images of muscle came
 to 84 points: Dice with FP32's own masks says little about accuracy, and a network that is unsure
 of an image disagrees with itself easily. Who knows the use should ask for more."""
+
+REFUSED: Final = frozenset({Verdict.FAIL, Verdict.NOT_QUANTIZED})
+"""Verdicts with which a variant is not written without ``Options.allow_fail``."""
 
 _MATERIAL_DIGITS: Final = 16
 _AT_ONCE: Final = 2
@@ -88,7 +93,8 @@ def quantize_model(
     """Quantize a model for ``targets`` and write each as a folder ``out/<target>/``.
 
     Targets that share a format share its conversion. A folder that was made from the very same
-    inputs is kept. Nothing is written unless every target is within its limit, or undecided.
+    inputs is kept. A target that lost too much gets no variant: its report lies in
+    ``out/<target>.refused/``.
 
     Args:
         source: A run's folder, a model's file, or ``package.module:factory``.
@@ -109,7 +115,7 @@ def quantize_model(
         DataError: The images or labels cannot be used.
         MissingPackageError: A runtime or tool is not installed.
         UnsupportedModelError: The model holds something that a target cannot run.
-        AccuracyDropError: INT8 lost too much for a target by every recipe.
+        AccuracyDropError: INT8 lost too much for a target by every recipe. All else is written.
     """
     chosen = [target_named(name) for name in dict.fromkeys(targets)]
     choice = options or Options()
@@ -162,20 +168,52 @@ class _Run:
         kept = {target.name: self._kept(target) for target in targets}
         wanted = [target for target in targets if kept[target.name] is None]
         made = self._made(wanted) if wanted else {}
-        return [kept[target.name] or made[target.name] for target in targets]
+        reports = [kept[target.name] or made[target.name] for target in targets]
+        refused = [one for one in reports if self._is_refused(one)]
+        if refused:
+            raise AccuracyDropError(
+                "; ".join(f"{one.target}: {one.summary}" for one in refused)
+                + f". The reports: {', '.join(str(self._folder(one)) for one in refused)}",
+                tuple(self._folder(one) for one in reports),
+            )
+        return reports
 
     def _kept(self, target: Target) -> QuantizationReport | None:
-        """Return the report of a variant that was made from the same inputs."""
+        """Return the report of a variant that was made from the same inputs, or was refused."""
         folder = self.out / target.name
-        if self.options.force or not folder.exists():
+        if self.options.force:
             return None
-        if _is_whole(folder) and read_report(folder).fingerprint == self._fingerprint(target):
+        if not folder.exists():
+            return self._kept_refusal(target)
+        if (
+            _is_whole(folder)
+            and (report := read_report(folder)).fingerprint == self._fingerprint(target)
+            and not self._is_refused(report)
+        ):
             self.stage(target.name, "unchanged, kept", done=1, total=1)
-            return read_report(folder)
+            return report
         raise ConfigError(
             f"{folder} is damaged, or was made from other inputs or options; "
             "use --force to replace it"
         )
+
+    def _kept_refusal(self, target: Target) -> QuantizationReport | None:
+        folder = _refused_folder(self.out, target.name)
+        with suppress(ConfigError, OSError):
+            report = read_report(folder)
+            if report.fingerprint == self._fingerprint(target) and self._is_refused(report):
+                self.stage(target.name, "unchanged, refused as before", done=1, total=1)
+                return report
+        return None
+
+    def _is_refused(self, report: QuantizationReport) -> bool:
+        return report.verdict in REFUSED and not self.options.allow_fail
+
+    def _folder(self, report: QuantizationReport) -> Path:
+        """Return where the report of a target lies."""
+        if self._is_refused(report):
+            return _refused_folder(self.out, report.target)
+        return self.out / report.target
 
     @property
     def _material(self) -> str:
@@ -198,14 +236,11 @@ class _Run:
             "max_rung": self.options.max_rung,
             "limit": self.limit,
             "max_drop": self.options.max_drop,
-            "allow_fail": self.options.allow_fail,
         }
         return f"sha256:{hashlib.sha256(canonical_json(parts)).hexdigest()}"
 
     def _made(self, targets: Sequence[Target]) -> dict[str, QuantizationReport]:
         climbs = self._climbed(targets)
-        if not self.options.allow_fail:
-            _refuse_failed(targets, climbs, self.limit)
         parsed: dict[ModelFormat, tuple[str, ...]] = {
             model_format: (parser_remark(climb.best.paths[0]),)
             for model_format, climb in climbs.items()
@@ -260,6 +295,11 @@ class _Run:
             target, climb, remarks=remarks, fingerprint=self._fingerprint(target)
         )
         self.stage(target.name, "writing")
+        refused = _refused_folder(self.out, target.name)
+        if self._is_refused(report):
+            write_refusal(refused, rung=climb.best, inputs=self.inputs, report=report)
+            self.stage(target.name, report.summary, done=1, total=1)
+            return report
         write_variant(
             self.out / target.name,
             target=target,
@@ -270,6 +310,7 @@ class _Run:
             max_drop=self.options.max_drop,
             replace=self.options.force,
         )
+        shutil.rmtree(refused, ignore_errors=True)
         self.stage(target.name, report.summary, done=1, total=1)
         return report
 
@@ -308,13 +349,5 @@ def _recipes(model_format: ModelFormat, options: Options) -> tuple[Recipe, ...]:
     return (parse_recipe(options.recipe, model_format),)
 
 
-def _refuse_failed(
-    targets: Sequence[Target], climbs: Mapping[ModelFormat, Climb], limit: float
-) -> None:
-    for target in targets:
-        best = climbs[target.model_format].best
-        if best.verdict is Verdict.FAIL:
-            raise accuracy_drop(target.name, best, limit=limit)
-        if best.verdict is Verdict.NOT_QUANTIZED:
-            summary = describe_verdict(best.drop, limit=limit, int8_share=best.int8_share)
-            raise QuantizationError(f"{target.name}: {summary}")
+def _refused_folder(out: Path, target: str) -> Path:
+    return out / f"{target}.refused"

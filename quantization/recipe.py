@@ -41,9 +41,9 @@ _RANGES: Final = MappingProxyType(
 
 _SUPPORTED: Final = MappingProxyType(
     {
-        ModelFormat.TFLITE: frozenset({"layers"}),
+        ModelFormat.TFLITE: frozenset({"full-bias", "layers"}),
         ModelFormat.OPENVINO_IR: frozenset(OPTIONS),
-        ModelFormat.ONNX_QDQ: frozenset({"bias", "layers"}),
+        ModelFormat.ONNX_QDQ: frozenset({"bias", "full-bias", "layers"}),
     }
 )
 _EXCLUDE: Final = (frozenset({"bias", "full-bias"}),)
@@ -72,6 +72,11 @@ class Recipe:
         options = (one for one in OPTIONS if one in self.options)
         floats = [f"{_FLOAT}{self.floats}"] if self.floats else []
         return "-".join([_SCHEME, self.range, *options, *floats])
+
+    @property
+    def uncorrected(self) -> Recipe:
+        """The same without correction of biases, and with no layer in float."""
+        return Recipe(range=self.range, options=self.options - {"bias", "full-bias"})
 
     def with_floats(self, count: int) -> Recipe:
         """Return the same recipe with the ``count`` most sensitive layers in float."""
@@ -128,18 +133,35 @@ def _ladder(model_format: ModelFormat, *rungs: str) -> tuple[Recipe, ...]:
 # On 60 of the carotid's own judges LiteRT's three recipes lost 20.6, 21.0 and 42.4 points of
 # agreement (25.4 25.9 20.7 dB); mse-layers with the 2 most sensitive layers in float lost 11.6
 # (29.9 dB).
+#
+# Correction layer after layer takes up to minutes and does next to nothing on kws and MobileNetV3
+# (-0.2 to +1.7 dB), and much where shifts add up through many depthwise layers: EfficientNet-Lite0
+# on images of ultrasound, litert best-layers 12.4, best-full-bias-layers 22.3; onnx best 12.5,
+# mse-bias-layers 16.4, best-full-bias-layers 20.0; openvino minmax-smooth-mixed 7.8 and, with
+# 7-bit weights, 8.0, minmax-overflow-mixed-full-bias-layers 16.2.
 LADDERS: Final = MappingProxyType(
     {
-        ModelFormat.TFLITE: _ladder(ModelFormat.TFLITE, "best-layers", "mse-layers", "minmax"),
+        ModelFormat.TFLITE: _ladder(
+            ModelFormat.TFLITE,
+            "best-layers",
+            "best-full-bias-layers",
+            "mse-full-bias-layers",
+            "minmax",
+        ),
         ModelFormat.OPENVINO_IR: _ladder(
             ModelFormat.OPENVINO_IR,
             "minmax-smooth-mixed",
             "minmax-mixed-layers",
             "minmax-overflow-smooth-mixed",
+            "minmax-overflow-mixed-full-bias-layers",
             "mse-mixed-full-bias-layers",
         ),
         ModelFormat.ONNX_QDQ: _ladder(
-            ModelFormat.ONNX_QDQ, "best", "best-layers", "mse-bias-layers"
+            ModelFormat.ONNX_QDQ,
+            "best",
+            "best-layers",
+            "mse-bias-layers",
+            "best-full-bias-layers",
         ),
     }
 )

@@ -74,8 +74,16 @@ def write_variant(
             postprocessing=rung.model.postprocessing,
             recipe=rung.recipe.name,
             golden=_write_golden(new, target, rung, inputs, max_drop=max_drop),
+            requires=description.requires,
         )
         write_file(new / VARIANT_FILE, encode_variant(variant))
+        write_file(new / REPORT_FILE, canonical_json(report))
+        write_examples(new, rung.judgement, inputs)
+
+
+def write_refusal(folder: Path, *, rung: Rung, inputs: Inputs, report: QuantizationReport) -> None:
+    """Write what was found out about a rung that lost too much as ``folder``, without a model."""
+    with new_folder(folder, replace=True) as new:
         write_file(new / REPORT_FILE, canonical_json(report))
         write_examples(new, rung.judgement, inputs)
 

@@ -2,19 +2,23 @@
 
 Quantized weights shift the mean of a layer's output; with few weights a channel, as in depthwise
 convolutions, the shift is large (Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", ICCV 2019, section 4.2). Each layer is measured for itself, on
-the float model's own activations, so no layer's correction depends on another's.
+Equalization and Bias Correction", ICCV 2019, section 4.2). Either each layer is measured for
+itself, on the float model's own activations, in one pass; or the layers are corrected in turn,
+each in the INT8 model with all those before it corrected, which also takes up what these left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asdic.quantization.backends.backend import Tensors
+from asdic.quantization.backends.means import samples_for_mean
+from asdic.quantization.backends.onnx_tensors import tensors_of
 from asdic.quantization.backends.qdq import DEQUANTIZED, LAYERS, qdq_nodes
 
 _TWIN: Final = "_twin"
@@ -22,16 +26,64 @@ _BIASED: Final = LAYERS - {"MatMul"}
 
 
 def correct_biases(quantized: Any, graph: Any, samples: Sequence[Tensors]) -> None:
-    """Correct the biases of ``quantized``, which was made of the float ``graph``, in place."""
-    layers = [
-        node
-        for node in quantized.graph.node
-        if node.op_type in _BIASED and node.input[1].endswith(DEQUANTIZED)
-    ]
+    """Correct the biases of ``quantized``, which was made of the float ``graph``, in place.
+
+    Each layer is measured for itself.
+    """
+    layers = _biased(quantized)
     if not layers:
         return
     for node, error in zip(layers, _mean_errors(quantized, graph, layers, samples), strict=True):
         _add_to_bias(quantized, node, -error)
+
+
+def correct_biases_in_turn(quantized: Any, graph: Any, samples: Sequence[Tensors]) -> None:
+    """Correct the biases of ``quantized``, which was made of the float ``graph``, in place.
+
+    The layers are corrected in their order; one model run for each of them takes a while.
+    """
+    layers = _biased(quantized)
+    for node, count, exact in _float_means(graph, layers, samples):
+        error = _means(quantized, node.output[:1], samples[:count])[0] - exact
+        _add_to_bias(quantized, node, -error)
+
+
+def _float_means(
+    graph: Any, layers: Sequence[Any], samples: Sequence[Tensors]
+) -> Iterator[tuple[Any, int, NDArray[np.float64]]]:
+    """Yield each layer, how many samples give its mean answer, and that of the float model."""
+    names = [node.output[0] for node in layers]
+    shapes = [one.shape for one in next(tensors_of(graph, samples[:1], names)).values()]
+    counts = [samples_for_mean(math.prod(shape) // shape[1]) for shape in shapes]
+    found: dict[str, NDArray[np.float64]] = {}
+    for count in set(counts):
+        some = [name for name, wanted in zip(names, counts, strict=True) if wanted == count]
+        found |= dict(zip(some, _means(graph, some, samples[:count]), strict=True))
+    yield from zip(layers, counts, (found[name] for name in names), strict=True)
+
+
+def _biased(quantized: Any) -> list[Any]:
+    return [
+        node
+        for node in quantized.graph.node
+        if node.op_type in _BIASED and node.input[1].endswith(DEQUANTIZED)
+    ]
+
+
+def _means(
+    graph: Any, names: Sequence[str], samples: Sequence[Tensors]
+) -> list[NDArray[np.float64]]:
+    """Return the mean of each tensor for every channel, (channels,), over the samples."""
+    sums: list[Any] = [0.0] * len(names)
+    for answers in tensors_of(graph, samples, names):
+        for number, name in enumerate(names):
+            sums[number] = sums[number] + _channel_means(answers[name])
+    return [one / len(samples) for one in sums]
+
+
+def _channel_means(answer: NDArray[Any]) -> NDArray[np.float64]:
+    over = tuple(one for one in range(answer.ndim) if one != 1)
+    return np.asarray(answer.mean(axis=over, dtype=np.float64))
 
 
 def _mean_errors(
@@ -42,11 +94,9 @@ def _mean_errors(
     One graph answers: the float one, and in it beside each layer its INT8 twin.
     """
     import onnx
-    import onnxruntime
 
     both = onnx.ModelProto()
     both.CopyFrom(graph)
-    del both.graph.output[:]
     names = {one.name for one in both.graph.initializer}
     both.graph.initializer.extend(
         one for one in quantized.graph.initializer if one.name not in names
@@ -57,21 +107,13 @@ def _mean_errors(
         twin.CopyFrom(node)
         twin.name += _TWIN
         twin.output[0] += _TWIN
-        both.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in (node.output[0], twin.output[0])
-        )
     _sort(both)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        both.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     sums: list[Any] = [0.0] * len(layers)
-    for sample in samples:
-        answers = session.run(None, dict(sample))
-        for number, (exact, int8) in enumerate(zip(answers[::2], answers[1::2], strict=True)):
-            over = tuple(one for one in range(exact.ndim) if one != 1)
-            sums[number] = sums[number] + (int8.astype(np.float64) - exact).mean(axis=over)
+    pairs = [(node.output[0], node.output[0] + _TWIN) for node in layers]
+    for answers in tensors_of(both, samples, [name for pair in pairs for name in pair]):
+        for number, (exact, twin) in enumerate(pairs):
+            error = answers[twin].astype(np.float64) - answers[exact]
+            sums[number] = sums[number] + _channel_means(error)
     return [one / len(samples) for one in sums]
 
 

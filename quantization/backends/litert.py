@@ -30,6 +30,7 @@ from asdic.quantization.backends.backend import (
     Tensors,
     Write,
 )
+from asdic.quantization.backends.litert_bias import correct_biases
 from asdic.quantization.backends.ranges import BEST, best_range, bounds_of, judges_for, observe
 from asdic.quantization.recipe import Recipe
 
@@ -54,7 +55,8 @@ def prepare(
     path = source / model.files[0]
     samples = model.laid_out(calibration)
     try:
-        return partial(_write, path, _ranges(path, samples, recipe, model.outputs), recipe)
+        ranges = _ranges(path, samples, recipe, model.outputs)
+        return partial(_write, path, (samples, ranges), recipe)
     except (MissingPackageError, QuantizationError):
         raise
     except Exception as error:
@@ -63,14 +65,17 @@ def prepare(
 
 def _write(
     path: Path,
-    ranges: Mapping[str, Any],
+    calibrated: tuple[Sequence[Tensors], Mapping[str, Any]],
     recipe: Recipe,
     folder: Path,
     floats: Sequence[str] = (),
 ) -> QuantizedFiles:
     if missing := sorted(set(floats) - _outputs(path.read_bytes())):
         raise QuantizationError(f"there is no layer {missing[0]!r} to leave float")
+    samples, ranges = calibrated
     content = _quantized(path, ranges, recipe, floats)
+    if "full-bias" in recipe.options:
+        content = correct_biases(content, path.read_bytes(), samples)
     write_file(folder / FILE, content)
     return QuantizedFiles(files=(FILE,))
 

@@ -8,7 +8,7 @@ which is a relative of the one on a Jetson and not the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from asdic.contract.errors import MissingPackageError, QuantizationError
 from asdic.contract.files import write_file
 from asdic.contract.variant import TensorSpec
 from asdic.quantization.backends.backend import (
@@ -25,7 +24,8 @@ from asdic.quantization.backends.backend import (
     Tensors,
     Write,
 )
-from asdic.quantization.backends.bias import correct_biases
+from asdic.quantization.backends.bias import correct_biases, correct_biases_in_turn
+from asdic.quantization.backends.onnx_tensors import onnx_package, tensors_of
 from asdic.quantization.backends.placement import check_placement
 from asdic.quantization.backends.qdq import activations_of, insert_qdq
 from asdic.quantization.backends.ranges import (
@@ -46,7 +46,7 @@ def prepare(
 ) -> Write:
     """Take the ranges; what is returned writes ``model.onnx``."""
     samples = model.laid_out(calibration)
-    graph = _onnx().load(source / model.files[0])
+    graph = onnx_package().load(source / model.files[0])
     _name_nodes(graph)
     return _Graph(graph=graph, samples=samples, recipe=recipe, outputs=model.outputs).prepared()
 
@@ -86,55 +86,17 @@ class _Graph:
         quantized = self._quantized(bounds, floats)
         if "bias" in self.recipe.options:
             correct_biases(quantized, self.graph, self.samples)
+        if "full-bias" in self.recipe.options:
+            correct_biases_in_turn(quantized, self.graph, self.samples)
         placement = check_placement(quantized)
         write_file(folder / FILE, quantized.SerializeToString(deterministic=True))
         return QuantizedFiles(files=(FILE,), notes=placement.notes)
 
     def _quantized(self, bounds: Mapping[str, Bounds], floats: Sequence[str] = ()) -> Any:
-        quantized = _onnx().ModelProto()
+        quantized = onnx_package().ModelProto()
         quantized.CopyFrom(self.graph)
         insert_qdq(quantized, bounds, layers_only=self._layers_only, floats=floats)
         return quantized
-
-
-def tensors_of(
-    graph: Any, samples: Sequence[Tensors], names: Sequence[str]
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield tensors of an ONNX model by name, in float arithmetic, one sample after another.
-
-    Raises:
-        QuantizationError: ONNX Runtime cannot compute the model.
-    """
-    onnx = _onnx()
-    import onnxruntime
-
-    wide = onnx.ModelProto()
-    wide.CopyFrom(graph)
-    known = {one.name for one in (*wide.graph.input, *wide.graph.output)}
-    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            wide.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for sample in samples:
-            answers = session.run(None, dict(sample))  # an empty list of names would mean all
-            found = dict(zip((one.name for one in session.get_outputs()), answers, strict=True))
-            yield {name: sample[name] if name in sample else found[name] for name in names}
-    except Exception as error:  # its exceptions have no public base but Exception
-        raise QuantizationError(f"ONNX Runtime failed: {error}") from error
-
-
-def _onnx() -> Any:
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(error.name or "onnxruntime", "quantize") from error
-    del onnxruntime
-    return onnx
 
 
 def _name_nodes(graph: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from asdic.cli.quantize import quantize as quantize_verb
 from asdic.contract.errors import (
@@ -218,11 +219,57 @@ def test_the_verb_prints_a_table_for_a_person(variants: Path, run: Path) -> None
     assert "6 images with nothing to find, apart" in result.stdout
 
 
-def test_a_model_that_lost_too_much_is_not_written(run: Path, tmp_path: Path) -> None:
-    options = Options(max_drop=-100.0, recipe=PLAIN)  # it would have to gain 100 points
-    with pytest.raises(AccuracyDropError, match="x86-openvino-int8: the metric dropped by"):
-        quantize_model(run, (OPENVINO,), tmp_path / "out", options=options)
-    assert not (tmp_path / "out" / OPENVINO).exists()
+TOO_STRICT = ("--max-drop", "-100", "--recipe", PLAIN)
+"""INT8 would have to gain 100 points."""
+
+
+@pytest.fixture(scope="module")
+def refused(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Where a model that lost too much was not written, and what the verb said."""
+    folder = tmp_path_factory.mktemp("refused")
+    arguments = [str(run), "--target", OPENVINO, "--out", str(folder / "out"), *TOO_STRICT]
+    page = ["--json", "--report", str(folder / "page.html")]
+    return folder / "out", CliRunner().invoke(quantize_verb, [*arguments, *page])
+
+
+def test_a_model_that_lost_too_much_is_not_written(refused: tuple[Path, Result]) -> None:
+    out, result = refused
+    assert isinstance(result.exception, AccuracyDropError)
+    assert "x86-openvino-int8: fail: the drop is at least" in str(result.exception)
+    assert not (out / OPENVINO).exists()
+
+
+def test_its_report_is_written_all_the_same(refused: tuple[Path, Result]) -> None:
+    out, result = refused
+    folder = out / f"{OPENVINO}.refused"
+    assert str(folder) in str(result.exception)
+    (printed,) = json.loads(result.stdout)
+    assert printed == json.loads((folder / "report.json").read_text())
+    assert not list(folder.glob("model.*"))
+    assert read_report(folder).layers
+    assert f'<article id="{OPENVINO}">' in out.with_name("page.html").read_text()
+
+
+def test_a_second_call_refuses_at_once_and_another_writes_it(
+    run: Path, refused: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, seen = tmp_path / "out", []
+    shutil.copytree(refused[0], out)
+    options = Options(max_drop=-100.0, recipe=PLAIN)
+
+    def stage(what: str, text: str, *, done: int = 0, total: int | None = None) -> None:
+        del done, total
+        seen.append((what, text))
+
+    with pytest.raises(AccuracyDropError, match="fail: the drop is at least"):
+        quantize_model(run, (OPENVINO,), out, options=options, stage=stage)
+    assert seen[-1] == (OPENVINO, "unchanged, refused as before")
+    options = dataclasses.replace(options, allow_fail=True)
+    (report,) = quantize_model(run, (OPENVINO,), out, options=options)
+    assert report.verdict is Verdict.FAIL
+    assert [one.name for one in out.iterdir()] == [OPENVINO]
+    with pytest.raises(ConfigError, match="use --force"):  # now it is not allowed again
+        quantize_model(run, (OPENVINO,), out, options=Options(max_drop=-100.0, recipe=PLAIN))
 
 
 def test_without_labels_int8_is_judged_by_agreement(run: Path, tmp_path: Path) -> None:

@@ -30,13 +30,17 @@ OURS = (ModelFormat.TFLITE, ModelFormat.ONNX_QDQ)
 its files are the same from process to process only: ``test_quantize.py`` holds that."""
 COUNT = 6
 OPTIONS = {
-    ModelFormat.TFLITE: ("best-layers", "percentile", "average", "mse", "mse10-layers"),
+    ModelFormat.TFLITE: (
+        *("best-layers", "percentile", "average", "mse", "mse10-layers"),
+        *("minmax-full-bias", "best-full-bias-layers"),
+    ),
     ModelFormat.OPENVINO_IR: (
         *("average", "percentile", "mse-layers", "minmax-overflow", "minmax-smooth-mixed"),
         *("minmax-bias", "minmax-mixed-full-bias"),
     ),
     ModelFormat.ONNX_QDQ: (
         *("best", "average", "percentile", "mse", "mse10", "entropy-layers", "minmax-bias"),
+        "minmax-full-bias-layers",
     ),
 }
 EACH = [(one, recipe) for one, recipes in OPTIONS.items() for recipe in recipes]
@@ -137,6 +141,35 @@ def test_a_layer_that_is_named_stays_float_alone(
     with open_graph(model_format, [tmp_path / name for name in files.files]) as graph:
         floats = {one.name for one in graph.layers if one.macs and not one.is_int8}
     assert floats == {chosen.name}
+
+
+@pytest.mark.parametrize("model_format", OURS)
+def test_corrected_biases_take_the_mean_errors_of_the_layers_away(
+    sources: Callable[[ModelFormat], Source], tmp_path: Path, model_format: ModelFormat
+) -> None:
+    source = sources(model_format)
+
+    def mean_errors(recipe: str) -> float:
+        folder = tmp_path / recipe
+        folder.mkdir()
+        files = source.write(recipe)(folder)
+        paths = [folder / name for name in files.files]
+        with open_graph(model_format, source.paths) as exact, open_graph(model_format, paths) as q:
+            names = [one.name for one in q.layers if one.macs and one.is_int8]
+            errors = [
+                {name: q.run(one)[name] - exact.run(one)[name] for name in names}
+                for one in source.samples
+            ]
+        channel = -1 if model_format is ModelFormat.TFLITE else 1
+        means = [
+            np.mean([np.moveaxis(one[name], channel, -1) for one in errors], axis=0)
+            .reshape(-1, errors[0][name].shape[channel])
+            .mean(axis=0)
+            for name in names
+        ]
+        return float(sum(np.square(one).sum() for one in means))
+
+    assert mean_errors("mse-full-bias-layers") < mean_errors("mse-layers") / 4
 
 
 @pytest.mark.parametrize("model_format", OURS)

@@ -65,6 +65,11 @@ def test_entropy_is_for_symmetric_ranges_alone() -> None:
         parse_recipe("static-wi8-ai8-entropy", ModelFormat.TFLITE)
 
 
+def test_a_recipe_without_its_corrections_keeps_all_else() -> None:
+    recipe = parse_recipe("static-wi8-ai8-mse-full-bias-layers-float4", ModelFormat.TFLITE)
+    assert recipe.uncorrected.name == "static-wi8-ai8-mse-layers"
+
+
 def test_an_option_that_a_format_lacks_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="tflite does not know 'bias', only average, best"):
         parse_recipe("static-wi8-ai8-minmax-bias", ModelFormat.TFLITE)
