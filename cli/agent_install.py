@@ -13,6 +13,7 @@ from asdic.cli.device import (
     state_option,
     stop_on_signals,
     supervisor_for,
+    with_ring,
 )
 
 
@@ -44,7 +45,7 @@ def install(
     log_to_stderr()
     is_stopped = stop_on_signals()
     device = state_folder(state)
-    config = read_config(device)
+    config = with_ring(read_config(device), frames)
     keep_warnings(device)
     link = FolderLink(folder, config.device)
     supervisor = supervisor_for(device, config, frames=frames, fps=fps, no_runner=no_runner)

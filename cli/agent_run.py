@@ -13,6 +13,7 @@ from asdic.cli.device import (
     state_option,
     stop_on_signals,
     supervisor_for,
+    with_ring,
 )
 
 
@@ -41,7 +42,7 @@ def run(state: Path, frames: str | None, fps: float, no_runner: bool) -> None:
     log_to_stderr()
     is_stopped = stop_on_signals()
     folder = state_folder(state)
-    config = read_config(folder)
+    config = with_ring(read_config(folder), frames)
     keep_warnings(folder)
     link = MqttLink(config.broker, config.device, read_key(folder), config.timing)
     supervisor = supervisor_for(folder, config, frames=frames, fps=fps, no_runner=no_runner)

@@ -9,13 +9,15 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from asdic.device.config import AgentConfig, StateFolder
     from asdic.device.supervisor import Supervisor
+
+RING: Final = "ring:"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -29,7 +31,7 @@ class FramesOption(click.Path):
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> str:
         """Return the option's text; a folder by its full name."""
-        if str(value).startswith("ring:"):
+        if str(value).startswith(RING):
             return str(value)
         return str(Path(str(super().convert(value, parameter, context))).resolve())
 
@@ -81,6 +83,16 @@ def state_folder(path: Path) -> StateFolder:
     from asdic.device.config import StateFolder
 
     return StateFolder(path.resolve())
+
+
+def with_ring(config: AgentConfig, frames: str | None) -> AgentConfig:
+    """Return ``config`` with the ring of ``--frames``, which the agent asks what it carries."""
+    import msgspec
+
+    if frames is None or not frames.startswith(RING) or config.frames.ring:
+        return config
+    ring = frames.removeprefix(RING)
+    return msgspec.structs.replace(config, frames=msgspec.structs.replace(config.frames, ring=ring))
 
 
 def supervisor_for(
