@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from packaging.utils import canonicalize_name
+
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.fleet.flash.box_python import BoxPython
 
 DOWNLOAD_S: Final = 3600.0
 _KEPT_LINES: Final = 200
 _NOT_FOUND: Final = re.compile(r"No matching distribution found for (\S+)")
+_NAME_END: Final = re.compile(r"[^A-Za-z0-9._-]")
 _DOWNLOADING: Final = re.compile(r"Downloading (\S+\.whl)(?: (\(.+\)))?")
 _NETWORK: Final = re.compile(
     r"Retrying \(Retry|NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|"
@@ -58,15 +61,17 @@ class PipDownload:
             ConfigError: There is no pip, or it refuses.
         """
         before = set(self._folder.glob("*.whl"))
-        output = self._pip(requirements)
-        if output is not None:
-            missing = [one for one in requirements if self._is_missing(one)]
-            raise _refusal(output, missing, self._box)
+        rest, missing = list(requirements), []
+        while rest and (output := self._pip(rest)) is not None:
+            absent = _missing(output)
+            named = [one for one in rest if _name(one) == absent]
+            if not named or _NETWORK.search(output):
+                raise _refusal(output)
+            missing += named
+            rest = [one for one in rest if one not in named]
+        if missing:
+            raise WheelMissingError(missing, self._box)
         return sorted(set(self._folder.glob("*.whl")) - before)
-
-    def _is_missing(self, requirement: str) -> bool:
-        output = self._pip([requirement])
-        return output is not None and _NOT_FOUND.search(output) is not None
 
     def _pip(self, requirements: Sequence[str]) -> str | None:
         """Run pip; return its last lines if it failed."""
@@ -98,7 +103,17 @@ class PipDownload:
             self._progress(f"fetches {' '.join(filter(None, (name, found[2])))}")
 
 
-def _refusal(output: str, missing: Sequence[str], box: BoxPython) -> ConfigError | LinkError:
+def _missing(output: str) -> str | None:
+    """Return the name of the package that pip finds no wheel of."""
+    found = _NOT_FOUND.search(output)
+    return None if found is None else _name(found[1])
+
+
+def _name(requirement: str) -> str:
+    return canonicalize_name(_NAME_END.split(requirement, 1)[0])
+
+
+def _refusal(output: str) -> ConfigError | LinkError:
     lines = output.splitlines()
     if "No module named pip" in output:
         return ConfigError(
@@ -107,8 +122,6 @@ def _refusal(output: str, missing: Sequence[str], box: BoxPython) -> ConfigError
         )
     if _NETWORK.search(output):
         return LinkError(f"the package index does not answer: {_reason(lines)}")
-    if missing:
-        return WheelMissingError(missing, box)
     return ConfigError(f"pip cannot fetch the wheels: {_reason(lines)}")
 
 
