@@ -24,6 +24,7 @@ SMP_PORT: Final = 1337
 BAUD: Final = 115_200
 ANSWER_TIMEOUT_S: Final = 2.5
 FORMS: Final = "udp://HOST[:PORT], serial:///dev/NAME[?baud=N] or socket://HOST:PORT"
+_PACKAGES: Final = {"serial": "pyserial"}
 _DEVICE: Final = re.compile(r"/dev/[A-Za-z0-9._/+:-]{1,200}")
 
 
@@ -51,7 +52,7 @@ def parse_address(text: str) -> Address:
         ConfigError: It is none; the message says how one is written.
     """
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(text if text.isprintable() else "")
         return _serial(parts) if parts.scheme == "serial" else _network(parts)
     except ValueError as error:
         raise ConfigError(
@@ -76,7 +77,8 @@ def open_link(address: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterator[
     try:
         from asdic.firmware_bridge.smp_link import SmpLink
     except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "smpclient", "firmware") from error
+        missing = (error.name or "smpclient").partition(".")[0]
+        raise MissingPackageError(_PACKAGES.get(missing, missing), "firmware") from error
     with SmpLink(parsed, timeout_s=timeout_s) as link:
         yield link
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Generator, Iterator
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from smp.image_management import ImageUploadWriteResponse
 from smp.message import Response
 from smpclient import SMPClient
 from smpclient.exceptions import SMPUploadError
@@ -37,6 +38,19 @@ _T = TypeVar("_T")
 
 for _name in ("smp", "smpclient"):
     logging.getLogger(_name).addHandler(logging.NullHandler())  # they log what they also raise
+
+
+class _Client(SMPClient):
+    """smpclient, but for the refusal of an upload that it takes for an answer without an offset."""
+
+    async def request(
+        self, request: SMPRequest[TRep, TEr1, TEr2], timeout_s: float | None = None
+    ) -> TRep | TEr1 | TEr2:
+        """Return the answer to ``request``."""
+        answer = await super().request(request, timeout_s)
+        if isinstance(answer, ImageUploadWriteResponse) and answer.rc:
+            return request._ErrorV1.loads(answer.smp_data)
+        return answer
 
 
 class SmpSession:
@@ -137,7 +151,7 @@ class SmpSession:
         if self._open is not None:
             return self._open[1]
         transport, name = transport_for(self.address)
-        client = SMPClient(transport, name, timeout_s=self._timeout_s)
+        client = _Client(transport, name, timeout_s=self._timeout_s)
         self._run(transport.connect(name, self._timeout_s))
         self._open = (transport, client)
         found = self._run(client.request(MCUMgrParametersRead(), self._timeout_s))
