@@ -217,8 +217,10 @@ def _say(words: str) -> None:
 
 
 def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    import msgspec
+
     if as_json:
-        print_json(plans)
+        print_json(msgspec.to_builtins(plans, enc_hook=str))
     else:
         for plan in plans:
             print_table(

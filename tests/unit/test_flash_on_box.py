@@ -1,0 +1,140 @@
+"""The scripts that run on a box: of Python 3.10's own library alone, and careful with files."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asdic.fleet.flash.on_box import activate, probe, script, stage
+
+SCRIPTS = ("probe", "stage", "activate")
+VERSION = "0.1.0-0123456789ab"
+
+
+def arguments(tmp_path: Path, step: str, **fields: Any) -> dict[str, Any]:
+    return {"step": step, "prefix": str(tmp_path / "opt"), **fields}
+
+
+def send(tmp_path: Path, data: bytes, *, promised: bytes | None = None) -> None:
+    whole = data if promised is None else promised
+    order = arguments(
+        tmp_path,
+        "receive",
+        folder=str(tmp_path / "opt" / "incoming"),
+        name="d/file",
+        sha256=hashlib.sha256(whole).hexdigest(),
+        size_bytes=len(whole),
+    )
+    stage.main(order, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_needs_nothing_but_python_3_10(name: str) -> None:
+    tree = ast.parse(script(name), feature_version=(3, 10))
+    modules = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    newer = {"tomllib"}
+    assert {one.split(".")[0] for one in modules} <= set(sys.stdlib_module_names) - newer
+
+
+def test_a_file_that_arrives_whole_has_its_name(tmp_path: Path) -> None:
+    send(tmp_path, b"wheel")
+    assert (tmp_path / "opt/incoming/d/file").read_bytes() == b"wheel"
+
+
+@pytest.mark.parametrize("data", [b"whee", b"wheex", b""])
+def test_a_file_that_does_not_arrive_whole_has_none(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(SystemExit, match="did not arrive whole; run the same command again"):
+        send(tmp_path, data, promised=b"wheel")
+    assert list((tmp_path / "opt/incoming/d").iterdir()) == []
+
+
+def test_what_is_there_with_its_size_is_not_missing(tmp_path: Path) -> None:
+    send(tmp_path, b"wheel")
+    order = arguments(
+        tmp_path,
+        "missing",
+        folder=str(tmp_path / "opt/incoming"),
+        files=[("d/file", 5), ("d/file", 6), ("e/file", 5)],
+    )
+    assert stage.main(order, io.BytesIO()) == ["d/file", "e/file"]
+
+
+def test_tidying_keeps_what_runs_what_ran_before_and_what_is_not_ours(tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    names = ("0.1.0-0123456789ab", "0.2.0-0123456789ab", "0.3.0-0123456789ab", "incoming", "photos")
+    for name in names:
+        (prefix / name).mkdir(parents=True)
+    (prefix / "current").symlink_to(names[1])
+    (prefix / "previous").symlink_to(names[0])
+    removed = stage.main(arguments(tmp_path, "tidy"), io.BytesIO())
+    assert removed == ["0.3.0-0123456789ab", "incoming"]
+    assert (prefix / "photos").is_dir()
+
+
+def test_removing_leaves_what_is_not_ours_and_a_state_folder_that_is_no_devices(
+    tmp_path: Path,
+) -> None:
+    prefix, state = tmp_path / "opt", tmp_path / "home"
+    for folder in (prefix / VERSION, prefix / "photos", state):
+        folder.mkdir(parents=True)
+    (state / "letter.txt").write_text("dear")
+    order = arguments(tmp_path, "remove", state=str(state), keep_identity=False)
+    assert stage.main(order, io.BytesIO()) == [str(prefix / VERSION), str(prefix / "flash.lock")]
+    assert (prefix / "photos").is_dir()
+    assert (state / "letter.txt").exists()
+
+
+def test_a_build_that_fails_leaves_no_version(tmp_path: Path) -> None:
+    order = arguments(
+        tmp_path,
+        "build",
+        version=VERSION,
+        python="/bin/false",
+        system_packages=False,
+        timeout_s=10,
+    )
+    with pytest.raises(SystemExit, match="cannot make an environment: exit 1"):
+        stage.main(order, io.BytesIO())
+    assert not (tmp_path / "opt" / VERSION).exists()
+
+
+def test_a_switch_that_a_power_cut_ended_is_put_back(tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    prefix.mkdir()
+    (prefix / "current").symlink_to("0.2.0-0123456789ab")
+    before = {"current": VERSION, "files": {}}
+    order = arguments(
+        tmp_path,
+        "undo",
+        version="0.2.0-0123456789ab",
+        service={"kind": "none", "files": [], "scan": ""},
+    )
+    activate.Record(prefix, "0.2.0-0123456789ab", before).say("waiting", "waiting")
+    found = activate.main(order, io.BytesIO())
+    assert (found["state"], found["alive"]) == ("reverted", False)
+    assert (prefix / "current").readlink() == Path(VERSION)
+
+
+def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    os.mkfifo(reports / "last.json")
+    assert activate.report_number(tmp_path) == 0
+    (reports / "last.json").unlink()
+    (tmp_path / "elsewhere").write_text('{"number": 7}')
+    (reports / "last.json").symlink_to(tmp_path / "elsewhere")
+    assert activate.report_number(tmp_path) == 0
+    os.mkfifo(tmp_path / "agent.toml")
+    assert probe.read(tmp_path / "agent.toml") == ""
