@@ -90,6 +90,10 @@ class SmpServer:
         faults: What happens to the requests, in order; after the last one all is well.
         port: Where; 0 chooses a free one.
         seed: Of the garbage.
+
+    Attributes:
+        address: Where it is, for ``open_link``.
+        requests: How many have come in.
     """
 
     def __init__(
@@ -110,13 +114,8 @@ class SmpServer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", port))
         self._socket.settimeout(POLL_S)
+        self.address = f"udp://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, name="smp-server", daemon=True)
-
-    @property
-    def address(self) -> str:
-        """Where it is, for ``open_link``."""
-        host, port = self._socket.getsockname()
-        return f"udp://{host}:{port}"
 
     def __enter__(self) -> SmpServer:
         self._thread.start()
