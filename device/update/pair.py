@@ -338,7 +338,9 @@ def _asked(work: Work, question: Question[_T]) -> _T | None:
     try:
         answer = work.microcontroller.ask(question)
     except LinkError as error:
-        work.visit.trouble = RefusedInstallError(SILENT, str(error))
+        work.visit.trouble = RefusedInstallError(
+            SILENT, f"the microcontroller does not answer: {error}"
+        )
         return None
     if answer is not None and _code(work.visit.trouble) == SILENT:
         work.visit.trouble = None
@@ -364,7 +366,9 @@ def _glance(work: Work) -> Glance | None:
     try:
         return work.frames()
     except AsdicError as error:  # the writer or the operator may mend it
-        work.visit.trouble = RefusedInstallError("frames-silent", str(error))
+        work.visit.trouble = RefusedInstallError(
+            "frames-silent", f"the frames cannot be looked at: {error}"
+        )
         return None
 
 

@@ -46,7 +46,7 @@ from tests.faults.scenario import (
     Scenario,
 )
 from tests.faults.world import CONFIG, World, quiet, remembered_signatures
-from tests.support.boards import Board, digest_of_image
+from tests.support.boards import Board, digest_of_image, firmware_file
 from tests.support.yard import JETSON, Yard
 
 TRIES: Final = 5
@@ -220,7 +220,9 @@ def _shore(yard: Yard) -> Shore:
             offset=0.125 * number,
             security_counter=int(says.get("security_counter", 1)),
             ballast_bytes=CHUNK_BYTES + 4096,
-            firmware=str(says.get("firmware", "")),
+            firmware=firmware_file(yard.folder, str(says["firmware"]))
+            if "firmware" in says
+            else None,
         )
     releases = {}
     for version, says in RELEASES.items():

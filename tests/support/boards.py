@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from asdic.firmware_bridge.link import FirmwareInfo, FirmwareLink, SlotState
 from asdic.firmware_bridge.simulated_board import Boots, SimulatedBoard
 from asdic.firmware_bridge.simulator import Fault, SimulatedFirmware
+from asdic.fleet.needs import FirmwareFile
 
 BOARD: Final = "nucleo_h743zi"
 FIRST: Final = "1.0.0"
@@ -33,6 +35,13 @@ def image_of(version: str) -> bytes:
 def digest_of_image(version: str) -> str:
     """Return the digest by which the board knows it."""
     return hashlib.sha256(image_of(version)).hexdigest()
+
+
+def firmware_file(folder: Path, version: str) -> FirmwareFile:
+    """Write a firmware image into a folder, for a release that brings it."""
+    path = folder / f"firmware-{version}.bin"
+    path.write_bytes(image_of(version))
+    return FirmwareFile(path=path, board=BOARD, version=version, digest=digest_of_image(version))
 
 
 @dataclass

@@ -16,7 +16,6 @@ from asdic.contract.trust import Offer
 from asdic.contract.variant import (
     VARIANT_FILE,
     FileRef,
-    FirmwarePart,
     Limits,
     Requirements,
     encode_variant,
@@ -24,8 +23,8 @@ from asdic.contract.variant import (
 )
 from asdic.fleet.director import Director, encode_offer
 from asdic.fleet.metadata import Lifetimes, utc_now
+from asdic.fleet.needs import FirmwareFile, with_needs
 from asdic.fleet.signing import ImageRepository
-from tests.support.boards import BOARD, digest_of_image, image_of
 from tests.support.models import make_tiny_variant
 
 JETSON: Final = "jetson-orin-int8"
@@ -66,12 +65,9 @@ class Yard:
         security_counter: int = 1,
         ballast_bytes: int = 0,
         requires: Requirements = Requirements(),  # noqa: B008 (frozen)
-        firmware: str = "",
+        firmware: FirmwareFile | None = None,
     ) -> None:
-        """Build and sign one release with one variant, which may carry a file of noise.
-
-        ``firmware`` is the version of the image that it brings (``boards.image_of``).
-        """
+        """Build and sign one release with one variant, which may carry a file of noise."""
         variant = make_tiny_variant(
             self.folder / "variants" / version / target,
             target=target,
@@ -81,10 +77,8 @@ class Yard:
         )
         if ballast_bytes:
             _add_file(variant, "ballast.bin", random.Random(version).randbytes(ballast_bytes))  # noqa: S311
-        _change(variant, requires=requires)
-        if firmware:
-            _add_firmware(variant, firmware)
-        self.layout.add_release(version, {target: variant}, security_counter=security_counter)
+        with with_needs({target: variant}, requires, firmware) as folders:
+            self.layout.add_release(version, folders, security_counter=security_counter)
         self.image.sign(self.layout, version)
 
     def manifest(self, version: str, target: str = JETSON) -> str:
@@ -112,27 +106,10 @@ class Yard:
         return self.releases
 
 
-def _add_firmware(folder: Path, version: str) -> None:
-    """Let a variant bring firmware for the board."""
-    path = folder / "firmware.bin"
-    path.write_bytes(image_of(version))
-    part = FirmwarePart(
-        file=FileRef(name=path.name, digest=sha256_of(path), size_bytes=path.stat().st_size),
-        board=BOARD,
-        version=version,
-        digest=digest_of_image(version),
-    )
-    _change(folder, firmware=part)
-
-
-def _change(folder: Path, **fields: object) -> None:
-    """Describe a variant anew, with other fields."""
-    changed = msgspec.structs.replace(read_variant(folder), **fields)
-    write_file(folder / VARIANT_FILE, encode_variant(changed))
-
-
 def _add_file(folder: Path, name: str, data: bytes) -> None:
     """Add a file to a variant that its engine does not open."""
     (folder / name).write_bytes(data)
     file = FileRef(name=name, digest=sha256_of(folder / name), size_bytes=len(data))
-    _change(folder, files=(*read_variant(folder).files, file))
+    variant = read_variant(folder)
+    changed = msgspec.structs.replace(variant, files=(*variant.files, file))
+    write_file(folder / VARIANT_FILE, encode_variant(changed))
