@@ -134,7 +134,7 @@ def _ladder(model_format: ModelFormat, *rungs: str) -> tuple[Recipe, ...]:
 # agreement (25.4 25.9 20.7 dB); mse-layers with the 2 most sensitive layers in float lost 11.6
 # (29.9 dB).
 #
-# Correction layer after layer takes up to minutes and does next to nothing on kws and MobileNetV3
+# Correction layer after layer takes a while and does next to nothing on kws and MobileNetV3
 # (-0.2 to +1.7 dB), and much where shifts add up through many depthwise layers: EfficientNet-Lite0
 # on images of ultrasound, litert best-layers 12.4, best-full-bias-layers 22.3; onnx best 12.5,
 # mse-bias-layers 16.4, best-full-bias-layers 20.0; openvino minmax-smooth-mixed 7.8 and, with
@@ -157,11 +157,7 @@ LADDERS: Final = MappingProxyType(
             "mse-mixed-full-bias-layers",
         ),
         ModelFormat.ONNX_QDQ: _ladder(
-            ModelFormat.ONNX_QDQ,
-            "best",
-            "best-layers",
-            "mse-bias-layers",
-            "best-full-bias-layers",
+            ModelFormat.ONNX_QDQ, "best", "best-layers", "best-full-bias-layers"
         ),
     }
 )

@@ -9,17 +9,19 @@ each in the INT8 model with all those before it corrected, which also takes up w
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asdic.quantization.backends.backend import Tensors
-from asdic.quantization.backends.means import samples_for_mean
 from asdic.quantization.backends.onnx_tensors import tensors_of
 from asdic.quantization.backends.qdq import DEQUANTIZED, LAYERS, qdq_nodes
+
+SAMPLES: Final = 16
+"""Inputs that the layers are corrected in turn by: 32 gave the same, within 0.1 dB."""
 
 _TWIN: Final = "_twin"
 _BIASED: Final = LAYERS - {"MatMul"}
@@ -40,26 +42,70 @@ def correct_biases(quantized: Any, graph: Any, samples: Sequence[Tensors]) -> No
 def correct_biases_in_turn(quantized: Any, graph: Any, samples: Sequence[Tensors]) -> None:
     """Correct the biases of ``quantized``, which was made of the float ``graph``, in place.
 
-    The layers are corrected in their order; one model run for each of them takes a while.
+    The layers are corrected in their order. What each of them answers to ``SAMPLES`` inputs is
+    kept for as long as a later one needs it, so that nothing is computed twice.
     """
+    some = samples[:SAMPLES]
     layers = _biased(quantized)
-    for node, count, exact in _float_means(graph, layers, samples):
-        error = _means(quantized, node.output[:1], samples[:count])[0] - exact
-        _add_to_bias(quantized, node, -error)
+    wanted = dict(zip((one.output[0] for one in layers), _means(graph, layers, some), strict=True))
+    parts = [_part_before(quantized, node, wanted) for node in layers]
+    last_use = {name: number for number, part in enumerate(parts) for name in part.inputs}
+    known = [dict(sample) for sample in some]
+    for number, (node, part) in enumerate(zip(layers, parts, strict=True)):
+        name = node.output[0]
+        inputs = [{one: values[one] for one in part.inputs} for values in known]
+        answers = [one[name] for one in tensors_of(part.model(inputs[0]), inputs, [name])]
+        error = np.mean([_channel_means(one) for one in answers], axis=0) - wanted[name]
+        if _add_to_bias(quantized, node, -error):
+            sides = (1, -1, *[1] * (answers[0].ndim - 2))
+            answers = [one - error.reshape(sides).astype(np.float32) for one in answers]
+        for values, answer in zip(known, answers, strict=True):
+            values[name] = answer
+            for old in [one for one in values if last_use.get(one, -1) <= number and one != name]:
+                del values[old]
 
 
-def _float_means(
-    graph: Any, layers: Sequence[Any], samples: Sequence[Tensors]
-) -> Iterator[tuple[Any, int, NDArray[np.float64]]]:
-    """Yield each layer, how many samples give its mean answer, and that of the float model."""
-    names = [node.output[0] for node in layers]
-    shapes = [one.shape for one in next(tensors_of(graph, samples[:1], names)).values()]
-    counts = [samples_for_mean(math.prod(shape) // shape[1]) for shape in shapes]
-    found: dict[str, NDArray[np.float64]] = {}
-    for count in set(counts):
-        some = [name for name, wanted in zip(names, counts, strict=True) if wanted == count]
-        found |= dict(zip(some, _means(graph, some, samples[:count]), strict=True))
-    yield from zip(layers, counts, (found[name] for name in names), strict=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """What of a graph computes one tensor, from tensors that are known by then: ``inputs``."""
+
+    whole: Any
+    nodes: tuple[Any, ...]
+    inputs: tuple[str, ...]
+
+    def model(self, example: Tensors) -> Any:
+        """Return it as a model, whose inputs have the shapes of ``example``."""
+        from onnx import ModelProto, TensorProto, helper
+
+        part = ModelProto(ir_version=self.whole.ir_version, opset_import=self.whole.opset_import)
+        part.graph.name = self.whole.graph.name
+        taken = {name for node in self.nodes for name in node.input}
+        part.graph.node.extend(self.nodes)
+        part.graph.initializer.extend(
+            one for one in self.whole.graph.initializer if one.name in taken
+        )
+        part.graph.input.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, example[name].shape)
+            for name in self.inputs
+        )
+        return part
+
+
+def _part_before(graph: Any, node: Any, known: Container[str]) -> _Part:
+    """Return what computes the answer of ``node`` from the ``known`` tensors and the inputs."""
+    makers = {name: one for one in graph.graph.node for name in one.output}
+    inputs = {one.name for one in graph.graph.input}
+    needed, left, taken = set[str](), [node], set[str]()
+    while left:
+        one = left.pop()
+        needed.add(one.output[0])
+        for name in one.input:
+            if name in known or name in inputs:
+                taken.add(name)
+            elif name in makers and makers[name].output[0] not in needed:
+                left.append(makers[name])
+    nodes = tuple(one for one in graph.graph.node if one.output[0] in needed)
+    return _Part(whole=graph, nodes=nodes, inputs=tuple(sorted(taken)))
 
 
 def _biased(quantized: Any) -> list[Any]:
@@ -71,9 +117,10 @@ def _biased(quantized: Any) -> list[Any]:
 
 
 def _means(
-    graph: Any, names: Sequence[str], samples: Sequence[Tensors]
+    graph: Any, layers: Sequence[Any], samples: Sequence[Tensors]
 ) -> list[NDArray[np.float64]]:
-    """Return the mean of each tensor for every channel, (channels,), over the samples."""
+    """Return the mean answer of each layer for every channel, (channels,), over the samples."""
+    names = [node.output[0] for node in layers]
     sums: list[Any] = [0.0] * len(names)
     for answers in tensors_of(graph, samples, names):
         for number, name in enumerate(names):
@@ -130,13 +177,14 @@ def _sort(graph: Any) -> None:
     graph.graph.node.extend(order)
 
 
-def _add_to_bias(graph: Any, node: Any, values: NDArray[np.float64]) -> None:
+def _add_to_bias(graph: Any, node: Any, values: NDArray[np.float64]) -> bool:
+    """Add to a layer's bias; False where it is computed, and stays as it is."""
     from onnx import numpy_helper
 
     constants = {one.name: one for one in graph.graph.initializer}
     old = node.input[2] if len(node.input) > 2 else ""
     if old and old not in constants:
-        return  # a bias that is computed
+        return False
     before = numpy_helper.to_array(constants[old]) if old else np.zeros(1, np.float32)
     name = f"{node.name}_corrected"
     graph.graph.initializer.append(
@@ -144,3 +192,4 @@ def _add_to_bias(graph: Any, node: Any, values: NDArray[np.float64]) -> None:
     )
     del node.input[2:]
     node.input.append(name)
+    return True

@@ -18,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdic.quantization.backends.backend import Tensors
-from asdic.quantization.backends.means import samples_for_mean
+
+FEWEST_SAMPLES: Final = 8
+MOST_SAMPLES: Final = 16
+ENOUGH_VALUES: Final = 1 << 12
+"""A channel's mean is taken over that many values, within the bounds on the samples."""
 
 # Where an operator takes its bias.
 _BIAS: Final = MappingProxyType(
@@ -46,7 +50,8 @@ class _Biased:
     @property
     def samples(self) -> int:
         """How many samples give its mean."""
-        return samples_for_mean(self.positions)
+        wanted = -(-ENOUGH_VALUES // self.positions)
+        return min(max(wanted, FEWEST_SAMPLES), MOST_SAMPLES)
 
 
 def correct_biases(quantized: bytes, exact: bytes, samples: Sequence[Tensors]) -> bytes:
