@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from asdic.contract.errors import ConfigError
-from asdic.contract.variant import ArrayInput, ArrayOutput, ImageInput, MaskOutput, TensorSpec
+from asdic.contract.variant import (
+    ArrayInput,
+    ArrayOutput,
+    FrameFormat,
+    ImageInput,
+    MaskOutput,
+    Requirements,
+    TensorSpec,
+)
 from asdic.training.description import ModelDescription, read_description, write_description
 from tests.conftest import REPOSITORY
 
@@ -93,3 +102,30 @@ def test_a_description_that_contradicts_itself_is_not_written(tmp_path):
     with pytest.raises(ConfigError, match="speaks of the tensors none; the model has x"):
         write_description(tmp_path, wrong)
     assert not (tmp_path / "model.toml").exists()
+
+
+def test_what_a_model_requires_of_its_box_comes_back(tmp_path):
+    requires = Requirements(
+        firmware=">=1.4.0,<2.0.0", board="nucleo", frames=FrameFormat(height=64, width=96)
+    )
+    description = msgspec.structs.replace(DESCRIPTION, requires=requires)
+    write_description(tmp_path, description)
+    assert read_description(tmp_path) == description
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[requires]\nfirmwares = "1.0.0"\n', "unknown key requires.firmwares"),
+        ('[requires]\nfirmware = "new"\n', "is not a range of firmware versions"),
+        ("[requires.frames]\nheight = 64\n", "width"),
+        ("[requires.frames]\nheight = 64\nwidth = 96\nfps = 30\n", "requires.frames.fps"),
+        ("[requires.frames]\nheight = 64\nwidth = -1\n", "cannot be"),
+    ],
+)
+def test_a_requirement_that_cannot_be_is_refused(tmp_path, table, message):
+    write_description(tmp_path, DESCRIPTION)
+    path = tmp_path / "model.toml"
+    path.write_text(path.read_text() + "\n" + table)
+    with pytest.raises(ConfigError, match=message):
+        read_description(tmp_path)
