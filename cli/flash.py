@@ -254,9 +254,10 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         print_json(results)
     else:
         print_table("Boxes", ("box", "device", "release", "asdic", "result"), map(_row, results))
-    failed = [f"{one.address}: {one.error}" for one in results if one.error]
+    failed = [one for one in results if one.error]
     if failed:
-        raise FlashFailedError(failed[0] if len(results) == 1 else f"{len(failed)} boxes failed")
+        several = f"{len(failed)} of {len(results)} boxes failed"
+        raise FlashFailedError(failed[0].error if len(results) == 1 else several)
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -172,11 +172,19 @@ def installed(prefix: Path, state: Path, service_files: list[str]) -> dict[str, 
         "folders": sorted(path.name for path in prefix.glob("*") if VERSION.fullmatch(path.name)),
         "activation": loaded(prefix / "activation.json"),
         "activating": is_locked(prefix / "activation.lock"),
-        "service_files": {path: read(path) for path in service_files if Path(path).exists()},
+        "service_files": {path: read(path) for path in service_files if is_there(Path(path))},
         "agent_toml": read(state / "agent.toml"),
         "agent_runs": is_locked(state / "agent.lock"),
-        "is_device": (state / "agent.toml").is_file() or (state / "identity").is_dir(),
+        "is_device": is_there(state / "agent.toml") or is_there(state / "identity"),
     }
+
+
+def is_there(path: Path) -> bool:
+    """Return whether we see such a file or folder."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def link(path: Path) -> str:

@@ -251,6 +251,8 @@ def remove(arguments: dict[str, Any], _payload: object) -> list[str]:
     prefix, state = Path(arguments["prefix"]), Path(arguments["state"])
     is_device = (state / "agent.toml").is_file() or (state / "identity").is_dir()
     doomed = [path for path in sorted(prefix.glob("*")) if is_ours(path)]
+    if arguments["keep_identity"]:
+        doomed = [path for path in doomed if path.name != USER_FILE]
     if is_device and arguments["keep_identity"]:
         doomed += [path for path in sorted(state.iterdir()) if path.name not in IDENTITY]
     elif is_device:
