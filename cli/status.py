@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from asdic.cli.console import print_json, print_table
 from asdic.cli.fleet import fleet_option, json_option
+
+if TYPE_CHECKING:
+    from asdic.fleet.view import DeviceView
 
 
 @click.command()
@@ -36,7 +40,7 @@ def status(fleet: Path, as_json: bool) -> None:
                 one.id,
                 one.target + (" (simulated)" if one.simulated else ""),
                 one.runtime or "",
-                ", ".join(filter(None, (one.release, one.doubt))),
+                ", ".join(filter(None, (one.release, _firmware(one), one.doubt))),
                 one.state,
                 "yes" if one.online else "no",
                 "; ".join(filter(None, (one.warning, one.refusal))),
@@ -44,3 +48,7 @@ def status(fleet: Path, as_json: bool) -> None:
             for one in overview.devices
         ),
     )
+
+
+def _firmware(device: DeviceView) -> str:
+    return f"firmware {device.firmware}" if device.firmware else ""

@@ -90,6 +90,14 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
     plan: str | None = None
 
 
+class FirmwareFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a microcontroller said that it runs: board, version, and the image's SHA-256 (hex)."""
+
+    board: str
+    version: str
+    digest: str
+
+
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """What the inferring program itself acknowledged: manifest digest, version, process, count.
 
@@ -138,7 +146,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ``number`` grows with every report, over restarts too; a manager ignores a number that is not
     larger than the last. ``version`` and ``state`` speak of the update in hand (``rollout``);
     ``loaded`` speaks of what the inferring program runs now, and is ``None`` where it has not
-    acknowledged anything. ``time_s`` is the device's own clock, which may be wrong.
+    acknowledged anything. ``firmware`` is what the microcontroller beside it said when this update
+    asked it last; ``None`` where it did not have to. ``time_s`` is the device's own clock, which
+    may be wrong.
     """
 
     device: str
@@ -153,6 +163,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     runtime: RuntimeFacts | None = None
     refusal: Refusal | None = None
     gate: GateFacts | None = None
+    firmware: FirmwareFacts | None = None
     agent_version: str = ""
 
 

@@ -105,6 +105,7 @@ class Reporter:
             runtime=program.runtime,
             refusal=journal.refusal,
             gate=journal.gate,
+            firmware=journal.microcontroller,
             agent_version=self._agent_version,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from asdic.contract.messages import Loaded, Report
+from asdic.contract.messages import FirmwareFacts, Loaded, Report
 from asdic.device.config import StateFolder, read_config
 from asdic.device.reports import read_last_report
 from asdic.device.update.journal import Journal, JournalFile
@@ -27,16 +27,21 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return it as names and values for a person."""
         loaded = self.report.loaded if self.report else None
-        refusal = self.journal.refusal
+        refusal, beside = self.journal.refusal, self.journal.microcontroller
         return (
             ("device", f"{self.device} ({self.target}{', simulated' if self.simulated else ''})"),
             ("runs", _runs(loaded) if loaded else "nothing"),
+            *((("firmware", _firmware(beside)),) if beside else ()),
             ("current", self.current or "none"),
             ("previous", self.previous or "none"),
             ("update", f"{self.journal.version or '-'} is {self.journal.state.value}"),
             *((("reason", refusal.message),) if refusal else ()),
             ("report", f"number {self.report.number}" if self.report else "none sent"),
         )
+
+
+def _firmware(beside: FirmwareFacts) -> str:
+    return f"{beside.version} on {beside.board}, when it was asked last"
 
 
 def _runs(loaded: Loaded) -> str:

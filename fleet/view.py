@@ -17,6 +17,7 @@ from asdic.fleet.stage import MemberState
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """A device as its own last report shows it; ``online`` is only a hint.
 
+    ``firmware`` is what the microcontroller beside it ran when its last update asked.
     ``warning`` says what speaks against believing it, and ``warning_s`` since when; ``doubt`` what
     speaks against ``release``: its program is silent, or also maps another.
     """
@@ -38,6 +39,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     warning: str = ""
     warning_s: float | None = None
     doubt: str = ""
+    firmware: str | None = None
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,7 @@ def device_view(device: Device) -> DeviceView:
         tags=device.tags,
         warning=_warning(device),
         warning_s=device.conflict_s,
+        firmware=report.firmware.version if report and report.firmware else None,
     )
 
 

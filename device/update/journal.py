@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import ConfigError
-from asdic.contract.messages import GateFacts, Refusal, UpdateState
+from asdic.contract.messages import FirmwareFacts, GateFacts, Refusal, UpdateState
 from asdic.device.update.firmware import FirmwareChange
 from asdic.device.update.sealed import SCHEMA, NewerSchemaError, read_sealed, seal
 from asdic.device.update.state import UpdateEvent
@@ -45,7 +45,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     named before the switch (None: there was none). ``held`` is the event that a busy program
     holds back; ``by_person`` says that a person at the box overrides it. ``restarts`` counts
     restarts since the gate was entered, ``refetches`` the times that fetched blobs were damaged.
-    ``firmware`` is set before the microcontroller may change.
+    ``firmware`` is set before the microcontroller may change; ``microcontroller`` is what it ran
+    when it was asked last.
     """
 
     schema: int = SCHEMA
@@ -63,6 +64,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     refetches: int = 0
     by_person: bool = False
     firmware: FirmwareChange | None = None
+    microcontroller: FirmwareFacts | None = None
     finished: tuple[Finished, ...] = ()
 
 

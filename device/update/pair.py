@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from asdic.contract.errors import AsdicError, LinkError, ReleaseError
-from asdic.contract.messages import Refusal
+from asdic.contract.messages import FirmwareFacts, Refusal
 from asdic.contract.variant import FirmwarePart, FrameFormat, Variant
 from asdic.device.update.firmware import (
     REVERTING,
@@ -80,6 +80,7 @@ def fits(work: Work, variant: Variant, *, is_current: bool) -> bool:
         if seen is None:
             return False
         info = seen.info
+        work.visit.microcontroller = facts_of(info)
         is_on_disk = _image_on_disk(work, running_image(info).digest) is not None
         check_microcontroller(variant, info, work.config.firmware, is_on_disk=is_on_disk)
         if is_current and variant.firmware is not None:
@@ -225,6 +226,7 @@ def watch(work: Work, part: FirmwarePart, *, has_inferred: bool) -> Watched:
         _check_runs(work, part, seen)
     except AsdicError as error:
         return Watched(complaint=refusal_for(error))
+    work.visit.microcontroller = facts_of(seen.info)
     return Watched(is_kept=proven and is_kept(seen, part.digest))
 
 
@@ -291,6 +293,7 @@ def is_firmware_back(work: Work) -> bool:
     if done.move is Move.UPLOAD and image is None:
         return _not_back(work, _lost(change))
     work.visit.is_firmware_back = done.move is Move.SETTLED
+    work.visit.microcontroller = facts_of(done.info) if work.visit.is_firmware_back else None
     return work.visit.is_firmware_back
 
 
@@ -370,6 +373,12 @@ def _glance(work: Work) -> Glance | None:
             "frames-silent", f"the frames cannot be looked at: {error}"
         )
         return None
+
+
+def facts_of(info: FirmwareInfo) -> FirmwareFacts:
+    """Return what a report says of the microcontroller."""
+    running = running_image(info)
+    return FirmwareFacts(board=info.board, version=running.version, digest=running.digest)
 
 
 def _image_in(work: Work, digest: str) -> ImageFile | None:

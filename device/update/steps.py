@@ -61,6 +61,7 @@ def _offered(work: Work) -> Turn | None:
     is_current = work.store.pointer(Pointer.CURRENT) == verified.manifest_digest
     if not fits(work, work.store.variant(verified.manifest_digest), is_current=is_current):
         return None
+    known = msgspec.structs.replace(known, microcontroller=work.visit.microcontroller)
     if is_current:
         gated = work.store.machine(verified.manifest_digest)
         if gated is None or gated.has_passed:
@@ -245,7 +246,10 @@ def _probation(work: Work) -> Turn | None:
         return work.refused(UpdateEvent.BUSY, complaint, held=UpdateEvent.UNHEALTHY)
     if complaint is not None:
         return work.refused(UpdateEvent.UNHEALTHY, complaint)
-    return work.turn(UpdateEvent.HEALTHY) if has_inferred and is_kept else None
+    if not has_inferred or not is_kept:
+        return None
+    said = work.visit.microcontroller or work.journal.microcontroller
+    return work.turn(UpdateEvent.HEALTHY, microcontroller=said)
 
 
 def _complaint(work: Work) -> Refusal | None:
@@ -278,7 +282,8 @@ def _rolling_back(work: Work) -> Turn | None:
         work.visit.is_settled = True
     if work.loaded != work.store.pointer(Pointer.CURRENT):
         return None
-    return work.turn(UpdateEvent.BACK)
+    said = work.visit.microcontroller or work.journal.microcontroller
+    return work.turn(UpdateEvent.BACK, microcontroller=said)
 
 
 def _intact(work: Work, digest: str | None) -> str | None:

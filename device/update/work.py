@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from asdic.contract.errors import AsdicError, InstallError
-from asdic.contract.messages import Refusal, RuntimeFacts, UpdateState
+from asdic.contract.messages import FirmwareFacts, Refusal, RuntimeFacts, UpdateState
 from asdic.contract.release import Manifest
 from asdic.contract.trust import Offer
 from asdic.contract.variant import Variant, read_variant
@@ -64,6 +64,7 @@ class Visit:
     is_harmless: bool = False
     resets: int = 0
     uptime_s: float = 0.0
+    microcontroller: FirmwareFacts | None = None
     first_frame: Glance | None = None
     is_firmware_back: bool = False
     cannot_test_boot: bool = False
