@@ -31,6 +31,9 @@ class FlashFailedError(AsdicError):
 def site_options(command: _F) -> _F:
     """Add the options that say where a box is, and where on it an installation is."""
     for option in (
+        click.option(
+            "--now", is_flag=True, default=None, help="Also while an exam is in progress."
+        ),
         click.option("--identity", metavar="FILE", help="Private key.  [default: agent, ~/.ssh]"),
         click.option(
             "--accept-host-key",
@@ -166,7 +169,7 @@ def _wishes(
     if (address is None) == (inventory is None):
         raise click.UsageError("name one box as USER@HOST, or several with --inventory")
     if inventory is not None:
-        if set(given) - {"release"}:
+        if set(given) - {"release", "now"}:
             raise click.UsageError(f"write what boxes shall be into {inventory}")
         return tuple(msgspec.structs.replace(one, **given) for one in read_boxes(inventory))
     if "target" not in given:

@@ -72,4 +72,5 @@ def activation(layout: Layout, service: str, files: list[ServiceFile], scan: str
         "service": {"kind": service, "files": files, "scan": scan},
         "run": list(layout.run_command),
         "install": None,
+        "now": False,
     }

@@ -53,7 +53,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """What earlier flashes left on the box."""
+    """What earlier flashes left on the box; ``busy_s`` is how long an exam may still take."""
 
     current: str = ""
     previous: str = ""
@@ -65,6 +65,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     service_files: dict[str, str] = {}
     agent_toml: str = ""
     agent_runs: bool = False
+    busy_s: float = 0.0
     is_device: bool = False
 
     @property

@@ -263,7 +263,7 @@ class Flash:
         if self.plan.needs.install:
             agent = str(layout.root / "bin" / "asdic-agent")
             install = [agent, "install", self._release_folder, "--state", str(layout.state)]
-            install += layout.run_options
+            install += [*layout.run_options, *(["--now"] if self._wish.now else [])]
         self._activate("start", install=install)
 
     def _follow(self) -> None:
@@ -352,6 +352,7 @@ class Flash:
                 "step": step,
                 "patience_s": 2 * self._wish.patience_s,
                 "install_s": INSTALL_S,
+                "now": self._wish.now,
                 **further,
             },
         )

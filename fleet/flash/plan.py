@@ -12,7 +12,7 @@ from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import Version
 from asdic.fleet.flash.facts import Facts
 from asdic.fleet.flash.layout import Layout
-from asdic.fleet.flash.preflight import problems, warnings
+from asdic.fleet.flash.preflight import exam_problem, problems, warnings
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Site, Wish
 
@@ -136,9 +136,16 @@ def make_plan(
         service=service,
         needs=needs,
         steps=tuple(_steps(situation, needs, layout=layout, service=service)),
-        problems=tuple(problems(situation, service)),
+        problems=(
+            *problems(situation, service),
+            *(_exam(situation) if needs.activation else ()),
+        ),
         warnings=tuple(warnings(situation.facts, situation.now_s)),
     )
+
+
+def _exam(situation: Situation) -> Iterator[str]:
+    yield from exam_problem(situation.facts.installed, now=situation.wish.now)
 
 
 def needs_of(

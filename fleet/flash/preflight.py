@@ -8,7 +8,7 @@ from typing import Final
 
 from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import runtime_of
-from asdic.fleet.flash.facts import ARCHITECTURES, Facts
+from asdic.fleet.flash.facts import ARCHITECTURES, Facts, Installed
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Wish
 
@@ -110,6 +110,15 @@ def _fleet_problems(situation: Situation) -> Iterator[str]:
             f"the box cannot reach the fleet's broker at {situation.broker} "
             f"({situation.facts.broker}); give the manager one that boxes reach: "
             "`asdic serve --broker HOST:PORT`"
+        )
+
+
+def exam_problem(installed: Installed, *, now: bool) -> Iterator[str]:
+    """Yield that an exam is in progress, which nothing but a person's word may disturb."""
+    if installed.busy_s and not now:
+        yield (
+            f"an exam is in progress on the box, for {installed.busy_s / 60:.0f} min at most; "
+            "try again later, or disturb it with --now"
         )
 
 

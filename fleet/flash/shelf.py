@@ -74,7 +74,7 @@ class Done:
 
 def _digest(wish: Wish) -> str:
     """Return what makes a wish: how one logs in is not part of it."""
-    same = msgspec.structs.replace(wish, accept_host_key=None, identity=None)
+    same = msgspec.structs.replace(wish, accept_host_key=None, identity=None, now=False)
     return hashlib.sha256(canonical_json(same)).hexdigest()
 
 

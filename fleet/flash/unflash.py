@@ -10,6 +10,7 @@ from asdic.contract.errors import ConfigError
 from asdic.fleet.flash.box import ServiceFile, activation, look
 from asdic.fleet.flash.facts import Facts, Installed
 from asdic.fleet.flash.plan import places_of
+from asdic.fleet.flash.preflight import exam_problem
 from asdic.fleet.flash.remote import Remote
 from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.wish import Site
@@ -97,6 +98,8 @@ def _check(site: Site, facts: Facts) -> None:
         )
     if installed.activating:
         raise ConfigError(f"{site.address}: a switch is under way; try again when it is over")
+    for problem in exam_problem(installed, now=site.now):
+        raise ConfigError(f"{site.address}: {problem}")
     if installed.agent_runs and not installed.service_files:
         raise ConfigError(
             f"{site.address}: an agent runs that no service of ours has started; stop it first"

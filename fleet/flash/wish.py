@@ -38,6 +38,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         python: The interpreter to use; None finds one.
         accept_host_key: The fingerprint of a new host key that was compared at the box.
         identity: File of the private key to log in with.
+        now: Also while an exam is in progress, because a person says so.
     """
 
     address: str
@@ -48,6 +49,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     python: str | None = None
     accept_host_key: str | None = None
     identity: str | None = None
+    now: bool = False
 
 
 class Wish(Site, frozen=True, kw_only=True, forbid_unknown_fields=True):

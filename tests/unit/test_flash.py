@@ -256,6 +256,15 @@ def test_another_box_does_not_take_the_name_of_one_that_is_online(tmp_path: Path
     assert made.problems == ("another box is online as 'box7'; choose another --device",)
 
 
+def test_an_exam_is_not_disturbed_but_on_a_persons_word(tmp_path: Path) -> None:
+    found = facts(installed=flashed(tmp_path, busy_s=600.0, current=""))
+    made = plan(tmp_path, facts=found, known=device())
+    assert "an exam is in progress on the box, for 10 min at most" in made.problems[0]
+    assert plan(tmp_path, facts=found, known=device(), wish=wish(now=True)).problems == ()
+    quiet = facts(installed=flashed(tmp_path, busy_s=600.0))
+    assert plan(tmp_path, facts=quiet, known=device()).problems == ()
+
+
 def test_a_clock_that_is_off_is_said_and_hinders_nothing(tmp_path: Path) -> None:
     made = plan(tmp_path, facts=facts(time_s=1000.0 - 7200.0))
     assert (made.problems, made.warnings[0][:33]) == ((), "the box's clock is 2.0 h behind; ")

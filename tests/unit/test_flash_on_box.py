@@ -120,6 +120,8 @@ def test_a_switch_that_a_power_cut_ended_is_put_back(tmp_path: Path) -> None:
         "undo",
         version="0.2.0-0123456789ab",
         service={"kind": "none", "files": [], "scan": ""},
+        state=str(tmp_path),
+        now=False,
     )
     activate.Record(prefix, "0.2.0-0123456789ab", before).say("waiting", "waiting")
     found = activate.main(order, io.BytesIO())
@@ -138,3 +140,7 @@ def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:
     assert activate.report_number(tmp_path) == 0
     os.mkfifo(tmp_path / "agent.toml")
     assert probe.read(tmp_path / "agent.toml") == ""
+
+
+def test_a_folder_that_may_not_be_looked_into_holds_nothing_to_see() -> None:
+    assert not probe.is_there(Path("/", "x" * 5000))

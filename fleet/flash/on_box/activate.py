@@ -23,7 +23,8 @@ from typing import Any
 NAME = "asdic-agent"
 POLL_S = 0.1
 CONTROL_S = 60.0
-REPORT_LIMIT_BYTES = 1 << 20
+FILE_LIMIT_BYTES = 1 << 20
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FINAL = {"confirmed", "reverted"}
 
 
@@ -111,11 +112,17 @@ def snapshot(arguments: dict[str, Any]) -> dict[str, Any]:
 def switch(arguments: dict[str, Any], record: Record) -> None:
     """Stop, point to the new version, install the release, start; then wait for the verdict."""
     service = service_of(arguments)
+    if busy_s(arguments):
+        record.say("reverted", "put back", reason="an exam is in progress; try again later")
+        return
     try:
         bring_up(arguments, record, service)
         wait_for_verdict(arguments, service)
     except (Failed, OSError, subprocess.SubprocessError) as error:
-        record.say("running", "putting back", reason=str(error))
+        record.say("running", "waiting for the end of an exam", reason=str(error))
+        while busy_s(arguments):
+            time.sleep(POLL_S)
+        record.say("running", "putting back")
         put_back(arguments, record.before)
         record.say("reverted", "put back")
         return
@@ -396,17 +403,33 @@ def as_user(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def report_number(state: Path) -> int:
-    """Return the number of the last report that the agent before made.
+    """Return the number of the last report that the agent before made."""
+    try:
+        return int(agents_own(state / "reports" / "last.json")["number"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
-    The folder is the agent's, so what lies there is neither followed nor waited for.
-    """
+
+def busy_s(arguments: dict[str, Any]) -> float:
+    """Return for how many seconds more an exam is in progress that a person does not override."""
+    said = agents_own(Path(arguments["state"]) / "application" / "busy.json")
+    try:
+        is_of_this_boot = said["boot"] == BOOT_ID.read_text().strip()
+        left_s = float(said["until_s"]) - time.monotonic()
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+    return max(0.0, left_s) if is_of_this_boot and not arguments["now"] else 0.0
+
+
+def agents_own(path: Path) -> Any:
+    """Return the JSON of a file, or None; what lies there is neither followed nor waited for."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(state / "reports" / "last.json", flags)
+        descriptor = os.open(path, flags)
         with os.fdopen(descriptor, "rb") as file:
-            return int(json.loads(file.read(REPORT_LIMIT_BYTES))["number"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+            return json.loads(file.read(FILE_LIMIT_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def target_of(link: Path) -> str:

@@ -175,8 +175,19 @@ def installed(prefix: Path, state: Path, service_files: list[str]) -> dict[str, 
         "service_files": {path: read(path) for path in service_files if is_there(Path(path))},
         "agent_toml": read(state / "agent.toml"),
         "agent_runs": is_locked(state / "agent.lock"),
+        "busy_s": busy_s(state),
         "is_device": is_there(state / "agent.toml") or is_there(state / "identity"),
     }
+
+
+def busy_s(state: Path) -> float:
+    """Return for how many seconds more an exam is in progress, as its program said to the agent."""
+    said = loaded(state / "application" / "busy.json")
+    try:
+        is_of_this_boot = said["boot"] == read("/proc/sys/kernel/random/boot_id").strip()
+        return max(0.0, float(said["until_s"]) - time.monotonic()) if is_of_this_boot else 0.0
+    except (TypeError, ValueError, KeyError):
+        return 0.0
 
 
 def is_there(path: Path) -> bool:
