@@ -28,6 +28,7 @@ from asdic.contract.variant import VARIANT_FILE
 from asdic.device.application import Application, CurrentRelease
 from asdic.device.application_folder import boot_id
 from asdic.device.application_socket import BUSY_NAME
+from asdic.device.beside import firmware_findings, ring_findings
 from asdic.device.config import AgentConfig, StateFolder, read_config
 from asdic.device.identity import read_key
 from asdic.device.log import read_log
@@ -375,6 +376,19 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def _firmware(case: Case) -> Iterator[Found]:
+    current = case.store.pointer(Pointer.CURRENT)
+    part = case.store.variant(current).firmware if current is not None else None
+    may_ask = case.journal.state in FINAL
+    for level, found, advice in firmware_findings(case.config, part, may_ask=may_ask):
+        yield Level(level), found, advice
+
+
+def _frames(case: Case) -> Iterator[Found]:
+    for level, found, advice in ring_findings(case.config):
+        yield Level(level), found, advice
+
+
 def _log(case: Case) -> Iterator[Found]:
     count = len(read_log(case.state).splitlines())
     yield _ok(f"{count} warnings and errors are kept" if count else "no warnings are kept")
@@ -388,6 +402,8 @@ CHECKS: Final = MappingProxyType[str, Callable[[Case], Iterable[Found]]](
         "files": _files,
         "disk": _disk,
         "clock": _clock_check,
+        "firmware": _firmware,
+        "frames": _frames,
         "identity": _identity,
         "link": _link,
         "log": _log,
