@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from asdic.fleet.flash.wish import Wish
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 class FlashFailedError(AsdicError):
@@ -125,7 +128,7 @@ def flash(
       asdic flash --inventory boxes.toml --parallel 8 --resume
     """
     try:
-        from asdic.fleet.flash.shelf import Done, flash_all, one_at_a_time
+        from asdic.fleet.flash.shelf import Done, each, flash_all, one_at_a_time
         from asdic.fleet.flash.shore import Shore
         from asdic.fleet.flash.verify import verify as verified
     except ImportError as error:
@@ -134,14 +137,18 @@ def flash(
     wishes = _wishes(address, inventory, options)
     shore = Shore(fleet, releases)
     wheelhouse = one_at_a_time(_wheelhouse(cache.expanduser()))
+
+    def on_each(work: Callable[[Flash], _T]) -> tuple[_T | Exception, ...]:
+        return each(
+            wishes, lambda wish: _with_flash(wish, shore, wheelhouse, work), parallel=parallel
+        )
+
     if dry_run:
-        plans = [
-            _with_flash(one, shore, wheelhouse, lambda flash: flash.examine()) for one in wishes
-        ]
-        _show_plans(plans, as_json=as_json)
+        with _good(on_each(lambda flash: flash.examine())) as plans:
+            _show_plans(plans, as_json=as_json)
     elif verify:
-        compared = [_with_flash(one, shore, wheelhouse, verified) for one in wishes]
-        _show_comparisons(compared, as_json=as_json)
+        with _good(on_each(verified)) as compared:
+            _show_comparisons(compared, as_json=as_json)
     else:
         results = flash_all(
             wishes,
@@ -151,6 +158,19 @@ def flash(
             resume=resume,
         )
         _show_results(results, as_json=as_json)
+
+
+@contextmanager
+def _good(found: Sequence[_T | Exception]) -> Iterator[list[_T]]:
+    """Yield what was found on the boxes that answered.
+
+    Raises:
+        FlashFailedError: Some did not; after the others were shown.
+    """
+    yield [one for one in found if not isinstance(one, Exception)]
+    errors = [str(one) for one in found if isinstance(one, Exception)]
+    if errors:
+        raise FlashFailedError("; ".join(errors))
 
 
 def _flashed(flash: Flash) -> Outcome:
@@ -195,9 +215,6 @@ def _wheelhouse(cache: Path) -> Wheelhouse:
     return bring
 
 
-_T = TypeVar("_T")
-
-
 def _with_flash(
     wish: Wish, shore: Shore, wheelhouse: Wheelhouse, work: Callable[[Flash], _T]
 ) -> _T:
@@ -229,7 +246,10 @@ def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
             print_table(
                 f"{plan.address} as {plan.device}",
                 ("what", "now", "will be done"),
-                ((one.what, one.found, one.todo or "nothing") for one in plan.steps),
+                (
+                    *((what, found, "") for what, found in plan.facts.lines(time.time())),
+                    *((one.what, one.found, one.todo or "nothing") for one in plan.steps),
+                ),
             )
             for warning in plan.warnings:
                 click.echo(f"note: {warning}")

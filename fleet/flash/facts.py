@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -140,6 +141,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     broker: str
     installed: Installed
 
+    def lines(self, now_s: float) -> Iterator[tuple[str, str]]:
+        """Yield names and values for a person; ``now_s`` is the time here."""
+        features = " ".join(self.cpu_features) or "no features that matter"
+        off_s = self.time_s - now_s
+        yield "machine", f"{self.architecture}, {self.cpus} CPUs ({features})"
+        yield "system", f"{self.os}, {self.libc or 'no glibc'}, {self.service_manager}"
+        yield "python", f"{self.python} ({self.executable})"
+        yield "memory", f"{_mib(self.memory_bytes)}, {_mib(self.available_bytes)} available"
+        for place in (self.prefix, self.state):
+            yield "disk", f"{place.path}: {_mib(place.free_bytes)} free"
+        yield "clock", f"{abs(off_s):.0f} s {'ahead' if off_s > 0 else 'behind'}"
+        yield "accelerator", self.accelerator.text()
+        yield "login", f"{self.user}{', through sudo' if self.needs_root else ''}"
+
     @property
     def needs_root(self) -> bool:
         """Whether the user who logged in may not write where asdic goes."""
@@ -149,6 +164,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     def python_minor(self) -> str:
         """The interpreter's version as ``3.11``."""
         return ".".join(self.python.split(".")[:2])
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes >> 20} MiB"
 
 
 def parse_facts(answer: Any, name: str) -> Facts:

@@ -60,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """All that will be done to one box, and what stands against it."""
 
     address: str
+    facts: Facts
     device: str
     layout: Layout
     service: str
@@ -131,6 +132,7 @@ def make_plan(
     needs = needs_of(situation, layout=layout, service=service, service_files=service_files)
     return Plan(
         address=situation.wish.address,
+        facts=situation.facts,
         device=situation.device,
         layout=layout,
         service=service,

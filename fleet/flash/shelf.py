@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from asdic.fleet.flash.flash import Outcome
 from asdic.fleet.flash.wish import Wish
 
 DONE_LIMIT_BYTES: Final = 16 << 20
+_T = TypeVar("_T")
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +101,26 @@ def flash_all(
         before = done.outcome(wish) if resume else None
         if before is not None:
             return Result(address=wish.address, outcome=before, skipped=True)
-        try:
-            outcome = work(wish)
-        except (AsdicError, OSError) as error:
-            return Result(address=wish.address, error=str(error))
+        outcome = work(wish)
         done.note(wish, outcome)
         return Result(address=wish.address, outcome=outcome)
+
+    return tuple(
+        Result(address=wish.address, error=str(found)) if isinstance(found, Exception) else found
+        for wish, found in zip(wishes, each(wishes, one, parallel=parallel), strict=True)
+    )
+
+
+def each(
+    wishes: Sequence[Wish], work: Callable[[Wish], _T], *, parallel: int
+) -> tuple[_T | AsdicError | OSError, ...]:
+    """Return what ``work`` makes of each box, or the expected error that it ended with."""
+
+    def one(wish: Wish) -> _T | AsdicError | OSError:
+        try:
+            return work(wish)
+        except (AsdicError, OSError) as error:
+            return error
 
     pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="flash")
     try:
