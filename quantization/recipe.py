@@ -135,8 +135,8 @@ def _ladder(model_format: ModelFormat, *rungs: str) -> tuple[Recipe, ...]:
 # agreement (25.4 25.9 20.7 dB); mse-layers with the 2 most sensitive layers in float lost 11.6
 # (29.9 dB).
 #
-# Biases corrected layer after layer: -0.2 to +1.7 dB on kws, MobileNetV3 and a U-Net trained on BUSI;
-# far more where shifts add up through many depthwise layers. EfficientNet-Lite0 on images of
+# Biases corrected layer after layer: -0.2 to +1.7 dB on kws, MobileNetV3 and a U-Net that learnt
+# BUSI; far more where shifts add up through many depthwise layers. EfficientNet-Lite0 on images of
 # ultrasound: litert best-layers 12.4, best-full-bias-layers 22.3, for some seconds more; onnx best
 # 12.5, best-full-bias 20.0; openvino minmax-smooth-mixed 7.8 and, with 7-bit weights, 8.0,
 # minmax-overflow-mixed-full-bias-layers 16.2.
