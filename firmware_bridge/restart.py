@@ -14,6 +14,7 @@ POLL_S: Final = 0.25
 SETTLE_S: Final = 2.0
 """Zephyr answers, and resets a quarter of a second later: an answer before this may be its last."""
 SLACK_S: Final = 1.0
+ALIVE: Final = "it goes on without a restart"
 
 
 def restart(
@@ -40,21 +41,21 @@ def restart(
     began_s = clock()
     with suppress(LinkError):  # who restarts may not have the time to answer
         link.reset()
-    reason = "it goes on without a restart"
+    reason = ALIVE
     while (waited_s := clock() - began_s) < patience_s:
         try:
-            info, uptime_s = link.info(), link.heartbeat()
+            # First: what it says before its restart is over would be of the old image.
+            uptime_s = link.heartbeat()
+            if _is_new(uptime_s, clock() - began_s):
+                return link.info()
+            reason = ALIVE
         except LinkError as error:
             reason = str(error)
-        else:
-            if _is_new(info, uptime_s, clock() - began_s):
-                return info
-            reason = "it goes on without a restart"
         sleep(min(POLL_S, patience_s - waited_s))
     raise LinkError(f"the microcontroller was not back within {patience_s:g} s: {reason}")
 
 
-def _is_new(info: FirmwareInfo, uptime_s: float, since_s: float) -> bool:
-    if "uptime" in info.capabilities:
-        return uptime_s <= since_s + SLACK_S
-    return since_s >= SETTLE_S
+def _is_new(uptime_s: float, since_s: float) -> bool:
+    if uptime_s == 0.0:  # it does not say
+        return since_s >= SETTLE_S
+    return uptime_s <= since_s + SLACK_S

@@ -6,7 +6,8 @@ import asyncio
 import select
 import socket
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from serial import SerialException
 from smpclient.transport import SMPTransport
@@ -17,6 +18,8 @@ from asdic.firmware_bridge.connect import Address
 
 RETRY_S: Final = 0.1
 READ_BYTES: Final = 16 << 10
+
+_T = TypeVar("_T")
 
 
 class DatagramTransport(SMPUDPTransport):
@@ -76,16 +79,19 @@ class SocketTransport(SMPSerialTransport):
     async def connect(self, address: str, timeout_s: float) -> None:  # noqa: ARG002 - as smpclient's
         """Connect, trying until the time is over."""
         self._reset_state()
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            try:
-                port = SocketPort(self._remote, timeout_s)
-                break
-            except OSError:
-                if time.monotonic() >= deadline_s:
-                    raise
-            await asyncio.sleep(RETRY_S)
+        port = await _retried(lambda: SocketPort(self._remote, timeout_s), timeout_s)
         object.__setattr__(self, "_conn", port)
+
+
+class SerialTransport(SMPSerialTransport):
+    """A serial port; one that cannot be opened says why."""
+
+    async def connect(self, address: str, timeout_s: float) -> None:
+        """Open the port, trying until the time is over: one of USB is gone during a reset."""
+        self._reset_state()
+        self._conn.port = address
+        await _retried(self._conn.open, timeout_s)
+        self._conn.reset_input_buffer()
 
 
 def transport_for(address: Address) -> tuple[SMPTransport, str]:
@@ -94,4 +100,20 @@ def transport_for(address: Address) -> tuple[SMPTransport, str]:
         return DatagramTransport(address.port), address.host
     if address.kind == "socket":
         return SocketTransport(address), str(address)
-    return SMPSerialTransport(baudrate=address.baud, exclusive=True), address.device
+    return SerialTransport(baudrate=address.baud, exclusive=True), address.device
+
+
+async def _retried(connect: Callable[[], _T], timeout_s: float) -> _T:
+    """Return what ``connect`` returns, trying until the time is over.
+
+    Raises:
+        OSError: Of the last try.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return connect()
+        except OSError:
+            if time.monotonic() >= deadline_s:
+                raise
+        await asyncio.sleep(RETRY_S)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asdic.contract.errors import LinkError
 from asdic.firmware_bridge.connect import open_link, parse_address
 from asdic.firmware_bridge.image import FirmwareImageError, parse_image, payload_of
 from asdic.firmware_bridge.image_gate import check_fits
@@ -26,7 +27,9 @@ from tests.support.zephyr import (
     mcuboot_board,
     unavailable_mcuboot,
     unavailable_native,
+    unavailable_network,
     zephyr_board,
+    zephyr_console,
     zephyr_files,
 )
 
@@ -35,7 +38,7 @@ BOARD = "mps2/an385"
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if reason := unavailable_native():
+    if reason := unavailable_native() or unavailable_network():
         missing(reason)
     with zephyr_board(tmp_path_factory.mktemp("native")) as address:
         yield address
@@ -49,6 +52,20 @@ def test_zephyr_says_what_it_is_and_what_it_cannot(native: str) -> None:
     assert (found.version, found.slots, found.can_test_boot) == ("", (), False)
     assert {"os", "shell", "uptime"} <= set(found.capabilities)
     assert 0 < uptime_s < 900
+
+
+def test_a_real_serial_port_is_spoken_through_and_belongs_to_one(tmp_path: Path) -> None:
+    if reason := unavailable_native():
+        missing(reason)
+    with zephyr_console(tmp_path) as address, open_link(address, timeout_s=1) as link:
+        assert link.info().board == "native_sim/native"
+        assert 0 < link.heartbeat() < 900
+        with (
+            open_link(address, timeout_s=0.1) as second,
+            pytest.raises(LinkError, match=r"cannot be used.*lock"),
+        ):
+            second.heartbeat()
+        assert link.heartbeat() > 0
 
 
 def test_zephyr_without_image_slots_refuses_by_name(native: str) -> None:

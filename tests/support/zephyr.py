@@ -1,6 +1,7 @@
-"""Real Zephyr firmware without hardware, from the sdist of smpclient: two boards that speak SMP.
+"""Real Zephyr firmware without hardware, from the sdist of smpclient: boards that speak SMP.
 
 * ``zephyr_board``: Zephyr's native_sim, a process that serves SMP in datagrams.
+* ``zephyr_console``: the same on a serial port, a pseudo-terminal.
 * ``mcuboot_board``: MCUboot and a Zephyr program on an emulated Arm MPS2 with a Cortex-M3 (qemu),
   on a serial console over TCP. MCUboot was built to run from RAM: it boots the higher version,
   tests nothing, and checks no signature.
@@ -12,8 +13,10 @@ file of it is in this repository.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -35,14 +38,17 @@ SDIST_DIGEST: Final = "sha256:86aa4bc1c621805d97f449793a4077f049aa88a98a1e916bf5
 FIXTURES: Final = f"{SDIST}/tests/fixtures/smp-server"
 _SERVER: Final = "zephyr_4.4.0_smp_server_0eae053d"
 NATIVE: Final = f"{_SERVER}_native_sim_udp.exe"
+CONSOLE: Final = f"{_SERVER}_native_sim_serial_bigrx.exe"
 BOOTLOADER: Final = f"{_SERVER}_mps2_an385_serial_recovery_buf2048.hex"
 PROGRAM: Final = f"{_SERVER}_mps2_an385_serial_recovery_buf2048.signed.bin"
+FILES: Final = (NATIVE, CONSOLE, BOOTLOADER, PROGRAM)
 PROGRAM_ADDRESS: Final = 0x20050000
 LOAD_ADDRESS: Final = 0x20240000
 SLOT_BYTES: Final = 0x40000
 LOADER_32_BIT: Final = Path("/lib/ld-linux.so.2")
 FETCH_TIMEOUT_S: Final = 300.0
 START_TIMEOUT_S: Final = 30.0
+LOG: Final = "board.log"
 
 
 class ZephyrError(AsdicError):
@@ -55,6 +61,11 @@ def unavailable_native() -> str | None:
         return f"Zephyr's native_sim is for x86; this machine is {platform.machine()}"
     if not LOADER_32_BIT.exists():
         return "no Zephyr board; install the Debian packages libc6-i386 lib32gcc-s1"
+    return None
+
+
+def unavailable_network() -> str | None:
+    """Return why a process may not have a network of its own here, or None."""
     alone = subprocess.run(["unshare", "-rn", "true"], check=False, capture_output=True)
     if alone.returncode:
         return "no Zephyr board: it listens everywhere, and may have no network of its own here"
@@ -75,7 +86,8 @@ def zephyr_files() -> Path:
         ZephyrError: It cannot be fetched, or is another than the pinned one.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asdic"
-    folder = cache / f"zephyr-{SDIST_DIGEST.removeprefix('sha256:')[:16]}"
+    recipe = hashlib.sha256(" ".join((SDIST_DIGEST, *FILES)).encode()).hexdigest()
+    folder = cache / f"zephyr-{recipe[:16]}"
     with _locked(folder):
         if not folder.is_dir():
             with new_folder(folder) as new:
@@ -101,6 +113,15 @@ def zephyr_board(workspace: Path) -> Iterator[str]:
 
 
 @contextmanager
+def zephyr_console(workspace: Path) -> Iterator[str]:
+    """Yield the address of a native_sim board on a serial port that serves until the end."""
+    command = [str(zephyr_files() / CONSOLE), "-flash_in_ram", "-stop_at=900"]
+    with _running(command, workspace) as process:
+        terminal = _wait_for(re.compile(r"pseudotty: (/dev/\S+)"), workspace / LOG, process)
+        yield f"serial://{terminal}"
+
+
+@contextmanager
 def mcuboot_board(workspace: Path) -> Iterator[str]:
     """Yield the address of an emulated board with MCUboot that serves until the end."""
     files = zephyr_files()
@@ -115,7 +136,7 @@ def mcuboot_board(workspace: Path) -> Iterator[str]:
         *("-device", f"loader,file={files / PROGRAM},addr={PROGRAM_ADDRESS:#x}"),
     ]
     with _running(command, workspace) as process:
-        _wait_for_port(port, process)
+        _wait_for_port(port, workspace / LOG, process)
         yield f"socket://127.0.0.1:{port}"
 
 
@@ -123,8 +144,7 @@ def mcuboot_board(workspace: Path) -> Iterator[str]:
 def _running(
     command: Sequence[str], workspace: Path, *, keep: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    log = workspace / "board.log"
-    with log.open("wb") as output:
+    with (workspace / LOG).open("wb") as output:
         process = subprocess.Popen(
             command, cwd=workspace, stdout=output, stderr=output, pass_fds=keep
         )
@@ -139,14 +159,24 @@ def _running(
             process.wait()
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(said: re.Pattern[str], log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Return what the board says in its log, in the pattern's first group."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        if found := said.search(log.read_text(errors="replace")):
+            return found[1]
+        time.sleep(0.05)
+    raise ZephyrError(f"the board did not start: {log.read_text(errors='replace')[-500:]}")
+
+
+def _wait_for_port(port: int, log: Path, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline_s:
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise ZephyrError(f"the board did not start: {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
+    raise ZephyrError(f"the board did not start: {log.read_text(errors='replace')[-500:]}")
 
 
 def _fetch(folder: Path) -> None:
@@ -165,7 +195,7 @@ def _fetch(folder: Path) -> None:
         if (found := sha256_of(archive)) != SDIST_DIGEST:
             raise ZephyrError(f"{SDIST} has digest {found}, {SDIST_DIGEST} is pinned")
         with tarfile.open(archive) as tar:
-            for name in (NATIVE, BOOTLOADER, PROGRAM):
+            for name in FILES:
                 _extract(tar, name, folder)
 
 
@@ -175,7 +205,7 @@ def _extract(tar: tarfile.TarFile, name: str, folder: Path) -> None:
         raise ZephyrError(f"{SDIST} holds no {name}")
     path = folder / name
     path.write_bytes(source.read())
-    path.chmod(0o755 if name == NATIVE else 0o644)
+    path.chmod(0o755 if name.endswith(".exe") else 0o644)
 
 
 @contextmanager

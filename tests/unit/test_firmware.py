@@ -15,7 +15,7 @@ from asdic.firmware_bridge.link import (
     WrongFirmwareError,
     is_same_version,
 )
-from asdic.firmware_bridge.restart import restart
+from asdic.firmware_bridge.restart import SETTLE_S, restart
 from asdic.firmware_bridge.simulated_board import Boots
 from asdic.firmware_bridge.simulator import UPLOAD_CHUNK_BYTES, Fault, SimulatedFirmware
 from tests.support.firmware import Ticks, firmware_image
@@ -198,6 +198,34 @@ def test_a_restart_ends_when_the_board_is_back() -> None:
     link = SimulatedFirmware(clock=clock, faults=faults)
     link.mark_for_test(link.upload(b"x", version="1.1.0"))
     assert restart(link, clock=clock, sleep=clock.sleep).version == "1.1.0"
+
+
+def test_what_is_said_before_the_restart_is_not_believed() -> None:
+    """A board answers, and resets a little later: here between two questions."""
+    clock = Ticks()
+    link = SimulatedFirmware(clock=clock)
+    link.mark_for_test(link.upload(b"x", version="1.1.0"))
+    clock.sleep(100)
+    late = with_faults(link)
+    answers = iter(range(100))
+    heartbeat = late.heartbeat
+
+    def restarting_heartbeat() -> float:
+        if next(answers) == 1:
+            link.board.restart()
+        return heartbeat()
+
+    late.reset = lambda: None  # type: ignore[method-assign]
+    late.heartbeat = restarting_heartbeat  # type: ignore[method-assign]
+    assert restart(late, clock=clock, sleep=clock.sleep).version == "1.1.0"
+
+
+def test_a_board_without_an_uptime_is_given_time_to_settle() -> None:
+    clock = Ticks()
+    mute = SimulatedFirmware(clock=clock)
+    mute.heartbeat = lambda: 0.0  # type: ignore[method-assign]
+    restart(mute, clock=clock, sleep=clock.sleep)
+    assert SETTLE_S <= clock.now_s < SETTLE_S + 1
 
 
 def test_a_restart_that_does_not_happen_is_no_restart() -> None:
