@@ -20,7 +20,7 @@ from tests.faults.stage import stage_in
 from tests.faults.world import World
 
 STOPS: Final = 4
-SEEDS: Final = 1_000
+SEEDS: Final = 400
 SEEDS_A_POINT: Final = 20
 FAULTS: Final = tuple(fault for fault in Fault if fault is not Fault.NONE)
 
