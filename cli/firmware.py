@@ -89,6 +89,13 @@ def info(address: str, *, timeout: float, as_json: bool) -> None:
 @click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--board", help="The board that IMAGE is for, where it does not say itself.")
 @click.option("--any-board", is_flag=True, help="Do not compare boards.")
+@click.option(
+    "--number",
+    type=click.IntRange(0, 7),
+    default=0,
+    show_default=True,
+    help="Which image of the board; 0 is its firmware, a model's partition is 1 or more.",
+)
 @click.option("--test", "mark", is_flag=True, help="Also mark it: the next reset tries it once.")
 @click.option("--from-start", is_flag=True, help="Do not go on where an earlier try stopped.")
 def upload(
@@ -97,6 +104,7 @@ def upload(
     image: Path,
     board: str | None,
     any_board: bool,
+    number: int,
     mark: bool,
     from_start: bool,
     timeout: float,
@@ -110,16 +118,23 @@ def upload(
     Examples:
       asdic firmware upload serial:///dev/ttyACM0 firmware-1.5.0.bin --test
       asdic firmware upload udp://192.0.2.7 zephyr.signed.bin --board mps2/an385
+      asdic firmware upload udp://192.0.2.7 model-3.0.0.bin --number 1 --test
     """
     from asdic.firmware_bridge.image_gate import check_fits
 
     data, parsed = _read_image(image)
     with _opened(address, timeout) as link:
         before = link.info()
-        check_fits(parsed, before, board=board, any_board=any_board)
+        check_fits(parsed, before, number=number, board=board, any_board=any_board)
         was_there = not from_start and any(slot.digest == parsed.digest for slot in before.slots)
         with _progress(f"{image.name} to {before.board or address}", len(data)) as progress:
-            link.upload(data, version=parsed.version, progress=progress, resume=not from_start)
+            link.upload(
+                data,
+                version=parsed.version,
+                progress=progress,
+                resume=not from_start,
+                number=number,
+            )
         if mark:
             _mark(link, parsed.digest)
         after = link.info()

@@ -244,7 +244,16 @@ def export_c(*, model: Path, out: Path, name: str, frames: FrameFormat | None) -
     show_default=True,
     help="What its bootloader does.",
 )
-def simulate(*, port: int, board: str, version: str, slot_bytes: int, boots: str) -> None:
+@click.option(
+    "--partitions",
+    type=click.IntRange(0, 7),
+    default=0,
+    show_default=True,
+    help="Images of data that it has beside its firmware.",
+)
+def simulate(
+    *, port: int, board: str, version: str, slot_bytes: int, boots: str, partitions: int
+) -> None:
     """Be a board on loopback that answers to SMP as MCUboot and Zephyr do, until Ctrl-C.
 
     \b
@@ -262,6 +271,7 @@ def simulate(*, port: int, board: str, version: str, slot_bytes: int, boots: str
         slot_bytes=slot_bytes,
         boots=Boots(boots),
         clock=time.monotonic,
+        partitions=partitions,
     )
     with SmpServer(simulated, port=port) as server:
         click.echo(f"{board} runs {version} at {server.address}")

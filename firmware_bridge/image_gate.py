@@ -8,20 +8,30 @@ from asdic.firmware_bridge.link import FirmwareInfo
 
 
 def check_fits(
-    image: FirmwareImage, info: FirmwareInfo, *, board: str | None = None, any_board: bool = False
+    image: FirmwareImage,
+    info: FirmwareInfo,
+    *,
+    number: int = 0,
+    board: str | None = None,
+    any_board: bool = False,
 ) -> None:
     """Check that an image is for the microcontroller that says ``info`` of itself.
 
     Args:
         image: The image.
         info: The microcontroller.
+        number: Which of its images this is to become; 0 is the firmware.
         board: What board the image is for, as the operator says, where it does not say itself.
         any_board: Do not compare boards.
 
     Raises:
-        FirmwareImageError: It is for another board, too large for the slot, or needs firmware
-            that does not run there; the message says both sides.
+        FirmwareImageError: It is for another board, too large for the slot, data where a program
+            belongs, or needs firmware that does not run there; the message says both sides.
     """
+    if number == 0 and not image.is_bootable:
+        raise FirmwareImageError(
+            "the image is data, and image 0 is the firmware; say --number of its partition (1)"
+        )
     if not any_board:
         _check_board(image.board, info.board, board)
     if info.slot_bytes is not None and image.size_bytes > info.slot_bytes:

@@ -30,7 +30,8 @@ class SlotState(str, Enum):
 class ImageSlot(msgspec.Struct, frozen=True, kw_only=True):
     """One image slot: its number, the version (``1.2.0``) and SHA-256 (hex) of what it holds.
 
-    ``bootable`` is False for an image that is data, such as a model.
+    Slots 0 and 1 are the firmware's, 2 and 3 those of image number 1, and so on. ``bootable`` is
+    False for an image that is data, such as a model.
     """
 
     number: int
@@ -94,11 +95,13 @@ class FirmwareLink(Protocol):
         version: str,
         progress: Callable[[int, int], None] | None = None,
         resume: bool = True,
+        number: int = 0,
     ) -> str:
         """Write ``image`` to the slot that is not running, and look that it is there.
 
         ``progress`` gets bytes done and bytes in all; what it raises ends the upload. ``resume``:
-        go on where an earlier try of the same image stopped. Returns the image's SHA-256 in hex,
+        go on where an earlier try of the same image stopped. ``number``: which image of the
+        microcontroller it is; 0 is the firmware. Returns the image's SHA-256 in hex,
         by which its bootloader knows it.
 
         Raises:

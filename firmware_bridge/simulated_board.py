@@ -1,4 +1,4 @@
-"""A microcontroller in memory: two image slots, and a bootloader that keeps MCUboot's rules.
+"""A microcontroller in memory: slots for images, and a bootloader that keeps MCUboot's rules.
 
 No link is in here: ``simulator.py`` puts it behind ``FirmwareLink``, ``smp_server.py`` behind real
 datagrams. A refusal is raised by the word that SMP has for it.
@@ -7,7 +7,7 @@ datagrams. A refusal is raised by the word that SMP has for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -52,10 +52,11 @@ def identify_image(data: bytes) -> Identity | None:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Upload:
     """An upload that has begun; like Zephyr's, a restart forgets it."""
 
+    number: int
     key: bytes | None
     size: int
     data: bytes = b""
@@ -72,6 +73,7 @@ class SimulatedBoard:
         clock: Seconds, from anywhere.
         identify: Returns how the bootloader knows what was uploaded; as an MCUboot image.
         misreports: The version that it says an uploaded image has, whatever it has.
+        partitions: How many images of data it has beside its firmware, two slots each.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class SimulatedBoard:
         clock: Callable[[], float],
         identify: Callable[[bytes], Identity | None] | None = None,
         misreports: str | None = None,
+        partitions: int = 0,
     ) -> None:
         self.name = name
         self.slot_bytes = slot_bytes
@@ -93,10 +96,7 @@ class SimulatedBoard:
         self._started_s = clock()
         self._misreports = misreports
         first = Identity(version=version, digest=hashlib.sha256(version.encode()).hexdigest())
-        self._slots: list[Identity | None] = [first, None]
-        self._active = 0
-        self._is_confirmed = True
-        self._is_pending = False
+        self._pairs = [_Pair(first), *(_Pair(None) for _ in range(partitions))]
         self._upload: _Upload | None = None
 
     @property
@@ -107,32 +107,43 @@ class SimulatedBoard:
     @property
     def version(self) -> str:
         """The version that runs."""
-        running = self._slots[self._active]
+        running = self._pairs[0].running
         return running.version if running else ""
 
-    def slots(self) -> tuple[ImageSlot, ...]:
-        """Return what the slots hold."""
-        return tuple(self._slot(number) for number in range(len(self._slots)))
+    @property
+    def has_partitions(self) -> bool:
+        """Whether it has other images than its firmware."""
+        return len(self._pairs) > 1
 
-    def begin(self, size: int, key: bytes | None) -> int:
+    def slots(self) -> tuple[ImageSlot, ...]:
+        """Return what the slots hold: numbers 0 and 1 are the firmware's."""
+        return tuple(
+            slot for number, pair in enumerate(self._pairs) for slot in pair.slots(2 * number)
+        )
+
+    def begin(self, size: int, key: bytes | None, *, number: int = 0) -> int:
         """Begin an upload of ``size`` bytes and return how many of them are there already.
 
         Args:
             size: In bytes.
             key: The SHA-256 of the upload, by which it is resumed; None begins anew.
+            number: Which image it is; 0 is the firmware.
         """
+        if not 0 <= number < len(self._pairs):
+            raise FirmwareRefusalError("invalid-slot", f"{self.name} has no image {number}")
         if size > self.slot_bytes:
             raise FirmwareRefusalError(
                 "no-space", f"the image has {size} bytes, the slot {self.slot_bytes}"
             )
-        if not self._is_confirmed or self._is_pending:
+        pair = self._pairs[number]
+        if pair.is_needed:
             raise FirmwareRefusalError(
                 "no-free-slot", "an image is being tested; confirm it or reset first"
             )
         held = self._upload
-        if held is None or key is None or (held.key, held.size) != (key, size):
-            self._upload = held = _Upload(key, size)
-            self._slots[self._other] = None
+        if held is None or key is None or (held.number, held.key, held.size) != (number, key, size):
+            self._upload = held = _Upload(number=number, key=key, size=size)
+            pair.put(None)
         return len(held.data)
 
     def write(self, offset: int, data: bytes) -> int:
@@ -150,10 +161,10 @@ class SimulatedBoard:
         return offset + len(data)
 
     def erase(self) -> None:
-        """Empty the slot that does not run."""
-        if self._is_pending or not self._is_confirmed:
+        """Empty the firmware's slot that does not run."""
+        if self._pairs[0].is_needed:
             raise FirmwareRefusalError("no-free-slot", "the image is needed")
-        self._slots[self._other] = None
+        self._pairs[0].put(None)
         self._upload = None
 
     def mark(self, digest: str) -> None:
@@ -162,67 +173,102 @@ class SimulatedBoard:
             raise FirmwareRefusalError(
                 "not-supported", f"{self.name} cannot boot an image on trial"
             )
-        held = self._slots[self._other]
-        if held is None or held.digest != digest:
+        pair = next((one for one in self._pairs if one.holds(digest)), None)
+        if pair is None:
             raise FirmwareRefusalError(
                 "hash-not-found", f"no slot holds an image with digest {digest}"
             )
-        if not held.bootable:
-            raise FirmwareRefusalError("invalid", f"{held.version} is data and does not boot")
-        self._is_pending = True
+        pair.is_pending = True
 
     def confirm(self) -> None:
-        """Keep the image that runs."""
-        self._is_confirmed = True
+        """Keep what runs; the firmware does the same for its data."""
+        for pair in self._pairs:
+            pair.is_confirmed = True
 
     def restart(self) -> None:
         """Do what the bootloader does."""
         self._started_s = self._clock()
         self._upload = None
-        match self.boots:
-            case Boots.TESTED if self._is_pending:
-                self._slots.reverse()
-                self._is_pending, self._is_confirmed = False, False
-            case Boots.TESTED if not self._is_confirmed:
-                self._slots.reverse()
-                self._is_confirmed = True
-            case Boots.UPLOADED if self._boots_other():
-                self._slots = [self._slots[self._other], None]
-            case Boots.HIGHEST if self._boots_other() and self._is_higher():
-                self._active = self._other
-
-    @property
-    def _other(self) -> int:
-        return 1 - self._active
-
-    def _boots_other(self) -> bool:
-        held = self._slots[self._other]
-        return held is not None and held.bootable
-
-    def _is_higher(self) -> bool:
-        held = self._slots[self._other]
-        return held is not None and firmware_version(held.version) > firmware_version(self.version)
+        for number, pair in enumerate(self._pairs):
+            pair.boot(self.boots, takes_data=number > 0)
 
     def _finish(self, held: _Upload) -> None:
         self._upload = None
         found = self.identify(held.data)
         if found is not None and self._misreports is not None:
             found = replace(found, version=self._misreports)
-        self._slots[self._other] = found
+        self._pairs[held.number].put(found)
 
-    def _slot(self, number: int) -> ImageSlot:
-        held = self._slots[number]
-        if held is None:
-            return ImageSlot(number=number, state=SlotState.EMPTY)
-        return ImageSlot(
-            number=number,
-            state=self._state(number),
-            version=held.version,
-            digest=held.digest,
-            bootable=held.bootable,
-        )
 
-    def _state(self, number: int) -> SlotState:
-        if number == self._active:
-            return SlotState.CONFIRMED if self._is_confirmed else SlotState.TESTING
-        return SlotState.PENDING if self._is_pending else SlotState.INACTIVE
+class _Pair:
+    """The two slots of one image."""
+
+    def __init__(self, first: Identity | None) -> None:
+        self._held: list[Identity | None] = [first, None]
+        self._active = 0
+        self.is_confirmed = True
+        self.is_pending = False
+
+    @property
+    def running(self) -> Identity | None:
+        return self._held[self._active]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the slot that does not run must stay as it is."""
+        return self.is_pending or not self.is_confirmed
+
+    def holds(self, digest: str) -> bool:
+        return self._beside is not None and self._beside.digest == digest
+
+    def put(self, image: Identity | None) -> None:
+        """Put an image into the slot that does not run."""
+        self._held[1 - self._active] = image
+
+    def slots(self, first: int) -> Iterator[ImageSlot]:
+        for at, held in enumerate(self._held):
+            if held is None:
+                yield ImageSlot(number=first + at, state=SlotState.EMPTY)
+            else:
+                yield ImageSlot(
+                    number=first + at,
+                    state=self._state(at),
+                    version=held.version,
+                    digest=held.digest,
+                    bootable=held.bootable,
+                )
+
+    def boot(self, boots: Boots, *, takes_data: bool) -> None:
+        """Do what the bootloader does with these two slots."""
+        other = self._beside
+        if boots is Boots.TESTED:
+            self._test(other, takes_data=takes_data)
+        elif other is None or not (other.bootable or takes_data):
+            return
+        elif boots is Boots.UPLOADED:
+            self._held = [other, None]
+        elif self.running is None or _is_higher(other, self.running):
+            self._active = 1 - self._active
+
+    def _test(self, other: Identity | None, *, takes_data: bool) -> None:
+        """Swap what is pending in, or what is not confirmed out."""
+        if self.is_pending and other is not None and (other.bootable or takes_data):
+            self._held.reverse()
+            self.is_confirmed = False
+        elif not self.is_confirmed:
+            self._held.reverse()
+            self.is_confirmed = True
+        self.is_pending = False
+
+    @property
+    def _beside(self) -> Identity | None:
+        return self._held[1 - self._active]
+
+    def _state(self, at: int) -> SlotState:
+        if at == self._active:
+            return SlotState.CONFIRMED if self.is_confirmed else SlotState.TESTING
+        return SlotState.PENDING if self.is_pending else SlotState.INACTIVE
+
+
+def _is_higher(one: Identity, other: Identity) -> bool:
+    return firmware_version(one.version) > firmware_version(other.version)

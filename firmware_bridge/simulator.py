@@ -52,6 +52,7 @@ class SimulatedFirmware:
         faults: What goes wrong, in order.
         boots: What a reset boots; it decides over ``can_test_boot``.
         misreports: The version that it says an uploaded image has, whatever it has.
+        partitions: How many images of data it has beside its firmware.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SimulatedFirmware:
         faults: Iterable[Fault] = (),
         boots: Boots | None = None,
         misreports: str | None = None,
+        partitions: int = 0,
     ) -> None:
         self.board = SimulatedBoard(
             name=board,
@@ -74,6 +76,7 @@ class SimulatedFirmware:
             clock=clock,
             identify=lambda data: Identity(version="", digest=hashlib.sha256(data).hexdigest()),
             misreports=misreports,
+            partitions=partitions,
         )
         self._faults = list(faults)
 
@@ -97,6 +100,7 @@ class SimulatedFirmware:
         version: str,
         progress: Callable[[int, int], None] | None = None,
         resume: bool = True,
+        number: int = 0,
     ) -> str:
         """Write ``image`` to the second slot, going on where an earlier try of it stopped.
 
@@ -109,7 +113,7 @@ class SimulatedFirmware:
         if resume and any(slot.digest == known.digest for slot in self.board.slots()):
             done = len(image)  # it was there already
         else:
-            done = self.board.begin(len(image), key if resume else None)
+            done = self.board.begin(len(image), key if resume else None, number=number)
         if progress is not None and done:
             progress(done, len(image))
         while done < len(image):

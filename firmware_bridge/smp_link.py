@@ -77,9 +77,8 @@ class SmpLink:
     def info(self) -> FirmwareInfo:
         """Return what runs and what the slots hold; what the firmware cannot tell is left out."""
         slots = self._if_there(self._slots) or ()
-        running = next(
-            (one for one in slots if one.state in {SlotState.TESTING, SlotState.CONFIRMED}), None
-        )
+        active = {SlotState.TESTING, SlotState.CONFIRMED}
+        running = next((one for one in slots if one.number < 2 and one.state in active), None)
         mode = self._if_there(self._boot_mode)
         uptime = ("uptime",) if self._if_there(self._uptime_s) is not None else ()
         return FirmwareInfo(

@@ -218,7 +218,7 @@ def _bootloader(board: SimulatedBoard, asked: Any) -> _Answer:
 
 def _states(board: SimulatedBoard, _asked: Any) -> _Answer:
     held = [slot for slot in board.slots() if slot.state is not SlotState.EMPTY]
-    return {"images": [_state(slot) for slot in held]}
+    return {"images": [_state(slot, with_image=board.has_partitions) for slot in held]}
 
 
 def _set_state(board: SimulatedBoard, asked: Any) -> _Answer:
@@ -232,14 +232,12 @@ def _set_state(board: SimulatedBoard, asked: Any) -> _Answer:
 
 
 def _upload(board: SimulatedBoard, asked: Any) -> _Answer:
-    if asked.image:
-        raise FirmwareRefusalError("invalid-slot", "there is one image")
     if asked.off == 0:
         if asked.len is None:
             raise FirmwareRefusalError("invalid", "no length")
         if asked.data[: len(IMAGE_START)] != IMAGE_START[: len(asked.data)]:
             raise FirmwareRefusalError("invalid-image-header-magic", "no image")
-        there = board.begin(asked.len, asked.sha)
+        there = board.begin(asked.len, asked.sha, number=asked.image or 0)
         if there:
             return {"off": there}
     return {"off": board.write(asked.off, asked.data)}
@@ -303,9 +301,11 @@ HANDLERS: Final = MappingProxyType[tuple[int, int, OP], _Handler](
 )
 
 
-def _state(slot: ImageSlot) -> _Answer:
+def _state(slot: ImageSlot, *, with_image: bool) -> _Answer:
+    image, number = divmod(slot.number, 2)
     return {
-        "slot": slot.number,
+        **({"image": image} if with_image else {}),
+        "slot": number,
         "version": (slot.version or "").replace("+", "."),  # as Zephyr prints a build number
         "hash": bytes.fromhex(slot.digest or ""),
         "bootable": slot.bootable,

@@ -171,7 +171,9 @@ def test_a_board_that_keeps_an_upload_from_moving_on_is_given_up(
 ) -> None:
     liar = Liar(offsets)
     board = simulated_board()
-    monkeypatch.setattr(SimulatedBoard, "begin", lambda _self, size, key: liar.begin(size, key))
+    monkeypatch.setattr(
+        SimulatedBoard, "begin", lambda _self, size, key, **_: liar.begin(size, key)
+    )
     monkeypatch.setattr(SimulatedBoard, "write", lambda _self, at, data: liar.write(at, data))
     with served(board) as (link, _), pytest.raises(LinkError, match=message):
         link.upload(firmware_image(), version="1.1.0")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.support.firmware import (
     SLOT_BYTES,
     Ticks,
     firmware_image,
+    model_image,
     served,
     simulated_board,
 )
@@ -32,20 +34,13 @@ Open = Callable[..., AbstractContextManager[FirmwareLink]]
 
 
 @contextmanager
-def in_memory(
-    *, boots: Boots = Boots.TESTED, misreports: str | None = None, slot_bytes: int = SLOT_BYTES
-) -> Iterator[FirmwareLink]:
-    yield SimulatedFirmware(
-        clock=Ticks(), boots=boots, misreports=misreports, slot_bytes=slot_bytes
-    )
+def in_memory(**facts: Any) -> Iterator[FirmwareLink]:
+    yield SimulatedFirmware(**{"clock": Ticks(), "slot_bytes": SLOT_BYTES, **facts})
 
 
 @contextmanager
-def over_udp(
-    *, boots: Boots = Boots.TESTED, misreports: str | None = None, slot_bytes: int = SLOT_BYTES
-) -> Iterator[FirmwareLink]:
-    board = simulated_board(boots=boots, misreports=misreports, slot_bytes=slot_bytes)
-    with served(board) as (link, _):
+def over_udp(**facts: Any) -> Iterator[FirmwareLink]:
+    with served(simulated_board(**facts)) as (link, _):
         yield link
 
 
@@ -175,6 +170,28 @@ def test_a_board_that_says_another_version_is_not_believed(opened: Open) -> None
 def test_an_image_is_what_was_said_of_it(opened: Open) -> None:
     with opened() as link, pytest.raises(FirmwareImageError, match=r"1\.1\.0, not 1\.2\.0"):
         link.upload(firmware_image(), version="1.2.0")
+
+
+def test_a_model_is_updated_beside_the_firmware(opened: Open) -> None:
+    image = model_image()
+    with opened(partitions=1) as link:
+        digest = link.upload(image, version="3.0.0", number=1)
+        link.mark_for_test(digest)
+        link.reset()
+        found = link.info()
+        assert (found.version, found.slots[0].state) == ("1.0.0", SlotState.CONFIRMED)
+        model = next(slot for slot in found.slots if slot.digest == digest)
+        assert (model.number, model.state, model.bootable) == (2, SlotState.TESTING, False)
+        link.confirm()
+        link.reset()
+        model = next(slot for slot in link.info().slots if slot.digest == digest)
+        assert model.state is SlotState.CONFIRMED
+
+
+def test_a_board_without_a_partition_refuses_a_model_by_name(opened: Open) -> None:
+    with opened() as link, pytest.raises(FirmwareRefusalError) as caught:
+        link.upload(model_image(), version="3.0.0", number=1)
+    assert caught.value.code == "invalid-slot"
 
 
 def test_a_heartbeat_begins_anew_with_a_reset(opened: Open) -> None:

@@ -165,9 +165,9 @@ def test_a_variant_becomes_a_model_partition_with_its_frames(tmp_path: Path) -> 
     said = json.loads(done("inspect", "model.bin", "--json", folder=tmp_path))
     assert said["dependencies"] == [{"image": 0, "version": "1.4.0"}]
     with server() as board:
-        assert "needs firmware 1.4.0" in refused(
-            "upload", board.address, "model.bin", folder=tmp_path
-        )
+        to = ["upload", board.address, "model.bin"]
+        assert "image 0 is the firmware" in refused(*to, folder=tmp_path)
+        assert "needs firmware 1.4.0" in refused(*to, "--number", "1", folder=tmp_path)
 
 
 def test_a_variant_becomes_c(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Final
 
 from asdic.firmware_bridge.connect import parse_address
-from asdic.firmware_bridge.image_making import ImageSpec, make_image
+from asdic.firmware_bridge.image_making import ImageSpec, make_image, make_model_image
 from asdic.firmware_bridge.simulated_board import Boots, SimulatedBoard
 from asdic.firmware_bridge.smp_link import SmpLink
 from asdic.firmware_bridge.smp_server import SmpServer, WireFault
 
 SLOT_BYTES: Final = 64 << 10
 PROGRAM: Final = bytes(range(1, 256)) * 40
+MODEL: Final = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 20
 IMPATIENCE_S: Final = 0.25
 
 
@@ -39,8 +40,18 @@ def firmware_image(version: str = "1.1.0", *, board: str | None = "simulated") -
     return make_image(PROGRAM, spec, key=None)
 
 
+def model_image(version: str = "3.0.0", *, board: str | None = "simulated") -> bytes:
+    """Return an unsigned image of a model that is none, but for its first bytes."""
+    spec = ImageSpec(version=version, slot_bytes=SLOT_BYTES, board=board)
+    return make_model_image(MODEL, spec, key=None)
+
+
 def simulated_board(
-    *, boots: Boots = Boots.TESTED, misreports: str | None = None, slot_bytes: int = SLOT_BYTES
+    *,
+    boots: Boots = Boots.TESTED,
+    misreports: str | None = None,
+    slot_bytes: int = SLOT_BYTES,
+    partitions: int = 0,
 ) -> SimulatedBoard:
     """Return a board that runs 1.0.0."""
     return SimulatedBoard(
@@ -50,6 +61,7 @@ def simulated_board(
         boots=boots,
         clock=Ticks(),
         misreports=misreports,
+        partitions=partitions,
     )
 
 

@@ -32,10 +32,9 @@ from asdic.firmware_bridge.image_keys import (
 )
 from asdic.firmware_bridge.image_making import ImageSpec, make_image, make_model_image
 from asdic.firmware_bridge.link import FirmwareInfo
-from tests.support.firmware import PROGRAM, firmware_image
+from tests.support.firmware import MODEL, PROGRAM, firmware_image
 
 FRAMES = FrameFormat(height=512, width=640, dtype="uint8", scale=1 / 255, channels="grey")
-MODEL = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 20
 SPEC = ImageSpec(
     version="3.1.4+15",
     slot_bytes=64 << 10,
@@ -279,9 +278,15 @@ def test_an_image_for_another_board_does_not_fit(
 @pytest.mark.parametrize("version", ["1.3.9", ""])
 def test_a_model_that_needs_newer_firmware_does_not_fit(version: str) -> None:
     model = parse_image(make_model_image(MODEL, SPEC, key=None))
-    check_fits(model, info(SPEC.board or "", "1.4.0"))
+    check_fits(model, info(SPEC.board or "", "1.4.0"), number=1)
     with pytest.raises(FirmwareImageError, match=r"needs firmware 1\.4\.0"):
-        check_fits(model, info(SPEC.board or "", version))
+        check_fits(model, info(SPEC.board or "", version), number=1)
+
+
+def test_a_model_does_not_take_the_place_of_the_firmware() -> None:
+    model = parse_image(make_model_image(MODEL, SPEC, key=None))
+    with pytest.raises(FirmwareImageError, match="--number of its partition"):
+        check_fits(model, info(SPEC.board or ""))
 
 
 def test_an_image_larger_than_the_slot_does_not_fit() -> None:
