@@ -110,6 +110,12 @@ class SimulatedBoard:
         running = self._pairs[0].running
         return running.version if running else ""
 
+    def claim(self, version: str) -> None:
+        """Let what runs call itself by another version."""
+        running = self._pairs[0].running
+        if running is not None:
+            self._pairs[0].run(replace(running, version=version))
+
     @property
     def has_partitions(self) -> bool:
         """Whether it has other images than its firmware."""
@@ -224,6 +230,10 @@ class _Pair:
     def put(self, image: Identity | None) -> None:
         """Put an image into the slot that does not run."""
         self._held[1 - self._active] = image
+
+    def run(self, image: Identity) -> None:
+        """Put an image in the place of the one that runs."""
+        self._held[self._active] = image
 
     def slots(self, first: int) -> Iterator[ImageSlot]:
         for at, held in enumerate(self._held):

@@ -141,9 +141,7 @@ def named(board: str = BOARD, version: str | None = None) -> Board:
     made = Board()
     made.board.name = board
     if version is not None:
-        slots = made.board._slots
-        made.board._slots = [type(one)(version=version, digest=one.digest) if one else None
-                             for one in slots]  # fmt: skip
+        made.board.claim(version)
     return made
 
 
