@@ -61,8 +61,18 @@ def service_files(service: str, layout: Layout) -> list[ServiceFile]:
             return []
 
 
-def activation(layout: Layout, service: str, files: list[ServiceFile], scan: str) -> dict[str, Any]:
-    """Return what the box has to know of an installation to start and stop it."""
+def activation(
+    layout: Layout, service: str, files: list[ServiceFile], *, scan: str, now: bool
+) -> dict[str, Any]:
+    """Return what the box has to know of an installation to start and stop it.
+
+    Args:
+        layout: Where everything is.
+        service: What starts the agent.
+        files: The service's files.
+        scan: Where runsvdir looks.
+        now: Also while an exam is in progress.
+    """
     return {
         "prefix": str(layout.prefix),
         "version": layout.version,
@@ -72,5 +82,5 @@ def activation(layout: Layout, service: str, files: list[ServiceFile], scan: str
         "service": {"kind": service, "files": files, "scan": scan},
         "run": list(layout.run_command),
         "install": None,
-        "now": False,
+        "now": now,
     }

@@ -63,7 +63,7 @@ class Unflash:
             kind, files = _service(facts)
             layout = msgspec.structs.replace(places_of(site), version="-")
             scan = site.runit_scan or facts.runit_scan
-            arguments = activation(layout, kind, files, scan)
+            arguments = activation(layout, kind, files, scan=scan, now=site.now)
             self._remote.call("activate", {**arguments, "step": "remove"})
         say("removes what was installed")
         return tuple(_remove(self._remote, site, keep_identity=keep_identity))

@@ -70,7 +70,7 @@ def verify(flash: Flash) -> Comparison:
         raise ConfigError(
             f"{plan.address} has no {plan.layout.version}; flash it first (see --dry-run)"
         )
-    found = flash.digests()
+    found = flash.staging.digests()
     undone = tuple(step.todo for step in plan.steps if step.todo)
     return compare(plan.address, expected_files(flash.version), found, undone)
 

@@ -240,7 +240,7 @@ def asdic(yard: FlashYard, *words: str) -> subprocess.CompletedProcess[str]:
     options = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in site.items()
-        if name != "address" and value is not None
+        if name != "address" and value
     ]
     return subprocess.run(
         [sys.executable, "-c", "from asdic.cli.main import main; main()", *words, *options],

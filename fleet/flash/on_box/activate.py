@@ -210,22 +210,31 @@ def decide(arguments: dict[str, Any]) -> dict[str, Any]:
 def standing(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the record of the last switch, and whether its process lives."""
     prefix = Path(arguments["prefix"])
-    path = prefix / "activation.json"
     lock = take_lock(prefix)
     if lock is not None:
         os.close(lock)
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"state": ""}
-    return {**record, "alive": lock is None}
+    return {**read_record(prefix), "alive": lock is None}
 
 
 def undo(arguments: dict[str, Any]) -> dict[str, Any]:
     """Put back what a switch left whose process a power cut ended."""
-    found = standing(arguments)
-    if not found["alive"] and found["state"] not in {"", *FINAL}:
-        put_back(arguments, found["before"])
-        record = Record(Path(arguments["prefix"]), found["version"], found["before"])
-        record.say("reverted", "put back", reason="the switch was interrupted on the box")
+    prefix = Path(arguments["prefix"])
+    lock = take_lock(prefix)
+    if lock is not None:
+        found = read_record(prefix)
+        if found["state"] not in {"", *FINAL}:
+            put_back(arguments, found["before"])
+            record = Record(prefix, found["version"], found["before"])
+            record.say("reverted", "put back", reason="the switch was interrupted on the box")
+        os.close(lock)
     return standing(arguments)
+
+
+def read_record(prefix: Path) -> dict[str, Any]:
+    """Return what is known of the last switch; its state is empty where there was none."""
+    path = prefix / "activation.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"state": ""}
+    return record
 
 
 def remove(arguments: dict[str, Any]) -> None:
