@@ -40,6 +40,8 @@ debian:
 	$(call apt_install,chromium,chromium,the browser)
 	$(call apt_install,proot,proot,the arm64 box)
 	$(call apt_install,cc,gcc libc6-dev,the C library)
+	$(call apt_install,sshd,openssh-server,flashing over SSH)
+	$(call apt_install,runsvdir,runit,flashing over SSH)
 	$(call apt_install,qemu-aarch64-static,qemu-user-static,the arm64 box)
 	$(call apt_install,qemu-system-arm,qemu-system-arm,the board with MCUboot)
 	$(call apt_install,/lib/ld-linux.so.2,libc6-i386 lib32gcc-s1,the board with Zephyr)
