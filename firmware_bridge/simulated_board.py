@@ -166,11 +166,15 @@ class SimulatedBoard:
             self._finish(held)
         return offset + len(data)
 
-    def erase(self) -> None:
-        """Empty the firmware's slot that does not run."""
-        if self._pairs[0].is_needed:
+    def erase(self, slot: int) -> None:
+        """Empty a slot that does not run."""
+        number, at = divmod(slot, 2)
+        if not 0 <= number < len(self._pairs):
+            raise FirmwareRefusalError("invalid-slot", f"{self.name} has no slot {slot}")
+        pair = self._pairs[number]
+        if pair.is_needed or pair.runs_from(at):
             raise FirmwareRefusalError("no-free-slot", "the image is needed")
-        self._pairs[0].put(None)
+        pair.put(None)
         self._upload = None
 
     def mark(self, digest: str) -> None:
@@ -223,6 +227,9 @@ class _Pair:
     def is_needed(self) -> bool:
         """Whether the slot that does not run must stay as it is."""
         return self.is_pending or not self.is_confirmed
+
+    def runs_from(self, at: int) -> bool:
+        return at == self._active
 
     def holds(self, digest: str) -> bool:
         return self._beside is not None and self._beside.digest == digest

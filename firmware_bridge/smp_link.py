@@ -16,7 +16,7 @@ from smpclient.requests.os_management import (
 )
 from smpclient.requests.shell_management import Execute
 
-from asdic.contract.errors import LinkError
+from asdic.contract.variant import BOARD_LIMIT
 from asdic.firmware_bridge.connect import ANSWER_TIMEOUT_S, Address
 from asdic.firmware_bridge.image import FirmwareImageError, parse_image
 from asdic.firmware_bridge.link import (
@@ -29,9 +29,8 @@ from asdic.firmware_bridge.link import (
 )
 from asdic.firmware_bridge.smp_messages import boot_mode_request
 from asdic.firmware_bridge.smp_session import ERASE_TIMEOUT_S, SmpSession
-from asdic.firmware_bridge.smp_words import BOOT_MODES, REVERTING, group_name, slot_of
+from asdic.firmware_bridge.smp_words import BOOT_MODES, REVERTING, group_name, printable, slot_of
 
-TEXT_LIMIT: Final = 64
 SLOTS_LIMIT: Final = 16
 _ABSENT: Final = frozenset({"not-supported", "no-entry", "query-yields-no-answer"})
 _UPTIME: Final = re.compile(r"Uptime:\s*(\d{1,15})\s*ms")
@@ -57,6 +56,7 @@ class SmpLink:
         erase_timeout_s: float = ERASE_TIMEOUT_S,
     ) -> None:
         self._session = SmpSession(address, timeout_s=timeout_s, erase_timeout_s=erase_timeout_s)
+        self._erase_timeout_s = erase_timeout_s
         self._groups: tuple[str, ...] | None = None
 
     def __enter__(self) -> SmpLink:
@@ -110,9 +110,10 @@ class SmpLink:
         found = parse_image(image)
         if not is_same_version(found.version, version):
             raise FirmwareImageError(f"the image is version {found.version}, not {version}")
+        slots = self._slots()
         if not resume:
-            self._session.ask(ImageErase(), "erase a slot", timeout_s=ERASE_TIMEOUT_S)
-        is_there = any(slot.digest == found.digest for slot in self._slots())
+            self._erase(slots, number)
+        is_there = resume and any(slot.digest == found.digest for slot in slots)
         sent = (
             [len(image)]
             if is_there
@@ -149,13 +150,24 @@ class SmpLink:
             return 0.0
         return uptime_s
 
+    def _erase(self, slots: tuple[ImageSlot, ...], number: int) -> None:
+        """Empty the slot of an image that does not run, which also forgets an upload."""
+        active = {SlotState.TESTING, SlotState.CONFIRMED}
+        first = 2 * number
+        runs = next(
+            (one.number for one in slots if one.number // 2 == number and one.state in active),
+            first,
+        )
+        request = ImageErase(slot=first + 1 if runs == first else first)
+        self._session.ask(request, "erase a slot", timeout_s=self._erase_timeout_s)
+
     def _slots(self) -> tuple[ImageSlot, ...]:
         answer = self._session.ask(ImageStatesRead(), "tell what its slots hold")
         return tuple(slot_of(state) for state in answer.images[:SLOTS_LIMIT])
 
     def _board(self) -> str:
         answer = self._session.ask(OSApplicationInfoRead(format="i"), "tell what board it is")
-        return _text(answer.output)
+        return printable(answer.output, BOARD_LIMIT)
 
     def _board_or_address(self) -> str:
         return self._if_there(self._board) or f"at {self._session.address}"
@@ -189,11 +201,3 @@ class SmpLink:
             if error.code in _ABSENT:
                 return None
             raise
-
-
-def _text(text: str) -> str:
-    """Return a name that may be printed."""
-    shown = "".join(one for one in text if one.isprintable()).strip()
-    if len(shown) > TEXT_LIMIT:
-        raise LinkError(f"the microcontroller calls itself {shown[:TEXT_LIMIT]!r} and more")
-    return shown

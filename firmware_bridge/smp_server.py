@@ -78,6 +78,8 @@ class WireFault(str, Enum):
     """Random bytes are the answer."""
     WRONG_TYPES = "wrong-types"
     """An answer of the right form that says nonsense."""
+    FLIPPED = "flipped"
+    """One byte of the answer is another."""
     SILENT = "silent"
     """From now on nothing is answered."""
 
@@ -128,6 +130,7 @@ class SmpServer:
         trace: TracebackType | None,
     ) -> None:
         self._stopped.set()
+        self._socket.sendto(b"", self._socket.getsockname())  # it wakes up
         self._thread.join()
         self._socket.close()
 
@@ -137,6 +140,8 @@ class SmpServer:
                 data, peer = self._socket.recvfrom(DATAGRAM_LIMIT_BYTES)
             except TimeoutError:
                 continue
+            if self._stopped.is_set():
+                return
             self.requests += 1
             for answer in self._answers(data):
                 self._socket.sendto(answer, peer)
@@ -169,11 +174,18 @@ class SmpServer:
                 sent = []
             case WireFault.GARBAGE:
                 sent = [self._random.randbytes(self._random.randrange(1, 200))]
+            case WireFault.FLIPPED:
+                sent = [self._flipped(answer)]
             case WireFault.WRONG_TYPES:
                 sent = [answer[: Header.SIZE] + bytes([0xA1, 0x61, 0x78, 0x80])]
             case _:
                 sent = [answer]
         return sent if late is None else [*sent, late]
+
+    def _flipped(self, answer: bytes) -> bytes:
+        damaged = bytearray(answer)
+        damaged[self._random.randrange(len(answer))] = self._random.randrange(256)
+        return bytes(damaged)
 
     def _answer(self, header: Header, data: bytes, fault: WireFault) -> bytes:
         if fault is WireFault.BUSY:
@@ -243,8 +255,8 @@ def _upload(board: SimulatedBoard, asked: Any) -> _Answer:
     return {"off": board.write(asked.off, asked.data)}
 
 
-def _erase(board: SimulatedBoard, _asked: Any) -> _Answer:
-    board.erase()
+def _erase(board: SimulatedBoard, asked: Any) -> _Answer:
+    board.erase(1 if asked.slot is None else asked.slot)
     return {}
 
 

@@ -25,7 +25,7 @@ from asdic.contract.errors import LinkError
 from asdic.firmware_bridge.connect import Address
 from asdic.firmware_bridge.link import FirmwareRefusalError
 from asdic.firmware_bridge.smp_transports import transport_for
-from asdic.firmware_bridge.smp_words import refusal_code
+from asdic.firmware_bridge.smp_words import printable, refusal_code
 
 TRIES: Final = 3
 ERASE_TIMEOUT_S: Final = 40.0
@@ -220,7 +220,8 @@ class SmpSession:
                 f"no answer from the microcontroller at {self.address} within "
                 f"{patience_s:g} s{asked} (to {doing})"
             )
-        detail = (str(error).strip() or type(error).__name__).splitlines()[0][:_DETAIL_LIMIT]
+        detail = printable(str(error).strip().partition("\n")[0], _DETAIL_LIMIT)
+        detail = detail or type(error).__name__
         if isinstance(error, OSError | SMPTransportDisconnected):
             return LinkError(f"the link to {self.address} cannot be used: {detail}")
         return LinkError(

@@ -13,6 +13,8 @@ from smp.os_management import MCUbootMode
 
 from asdic.firmware_bridge.link import ImageSlot, SlotState
 
+VERSION_LIMIT: Final = 32
+
 REFUSALS: Final = MappingProxyType(
     {
         MGMT_ERR.EUNKNOWN: "unknown",
@@ -75,10 +77,16 @@ def slot_of(state: ImageState) -> ImageSlot:
     )
 
 
+def printable(text: str, limit: int) -> str:
+    """Return what may be shown of a text that a microcontroller sent."""
+    return "".join(one for one in text[: 2 * limit] if one.isprintable()).strip()[:limit]
+
+
 def _version(text: str) -> str:
     """Return a version as MCUboot's tools write it; Zephyr prints a build number after a point."""
-    start, point, build = text.rpartition(".")
-    return f"{start}+{build}" if point and start.count(".") == 2 else text
+    shown = printable(text, VERSION_LIMIT)
+    start, point, build = shown.rpartition(".")
+    return f"{start}+{build}" if point and start.count(".") == 2 else shown
 
 
 def _slot_state(state: ImageState) -> SlotState:

@@ -29,7 +29,7 @@ _OK = WireFault.NONE
         WireFault.WRONG_TYPES,
     ],
 )
-@pytest.mark.parametrize("after", [0, 1, 2, 5, 14])
+@pytest.mark.parametrize("after", [0, 2, 9])
 def test_one_mishap_anywhere_is_got_over(fault: WireFault, after: int) -> None:
     with served(None, *[_OK] * after, fault) as (link, server):
         digest = link.upload(firmware_image(), version="1.1.0")
@@ -113,7 +113,7 @@ def test_no_such_port_is_a_link_that_cannot_be_used(address: str, reason: str) -
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_garbage_only_ends_in_an_error_of_ours(seed: int) -> None:
     with (
         served(None, *[WireFault.GARBAGE] * 60, seed=seed) as (link, _),
@@ -122,12 +122,12 @@ def test_garbage_only_ends_in_an_error_of_ours(seed: int) -> None:
         link.info()
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(12))
 def test_any_mixture_of_mishaps_ends_well_or_in_an_error_of_ours(seed: int) -> None:
     """And in the end the board holds the old image, or the new one whole."""
     chance = random.Random(seed)  # noqa: S311 - mishaps, not a secret
     kinds = [fault for fault in WireFault if fault is not WireFault.SILENT]
-    faults = [chance.choice([_OK] * 12 + kinds) for _ in range(40)]
+    faults = [chance.choice([_OK] * 20 + kinds) for _ in range(40)]
     board = simulated_board()
     with served(board, *faults, seed=seed) as (link, _):
         try:
@@ -138,6 +138,16 @@ def test_any_mixture_of_mishaps_ends_well_or_in_an_error_of_ours(seed: int) -> N
         else:
             assert board.slots()[1].version == "1.1.0"
         assert board.slots()[0].version == "1.0.0"
+
+
+def test_what_a_board_calls_itself_cannot_write_on_the_screen() -> None:
+    board = simulated_board()
+    board.name = "mcu\x1b[2J\n" + "x" * 200
+    board.claim("1.0\x1b[31m.0" + "9" * 100)
+    with served(board) as (link, _):
+        found = link.info()
+    assert (found.board + found.version).isprintable()
+    assert (len(found.board), len(found.version)) == (64, 32)
 
 
 class Liar:

@@ -91,6 +91,15 @@ def test_it_is_sent_again_where_that_is_asked_for(opened: Open) -> None:
     assert len(seen) > 5
 
 
+def test_what_runs_is_never_erased_for_a_new_start(opened: Open) -> None:
+    with opened(boots=Boots.HIGHEST) as link:
+        link.upload(firmware_image("1.1.0"), version="1.1.0")
+        link.reset()
+        link.upload(firmware_image("1.2.0"), version="1.2.0", resume=False)
+        assert [slot.version for slot in link.info().slots] == ["1.2.0", "1.1.0"]
+        assert link.info().version == "1.1.0"
+
+
 def test_an_upload_ends_where_its_progress_says_so_and_goes_on(opened: Open) -> None:
     image, before, after = firmware_image(), [], []
 
