@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -31,9 +32,18 @@ TLVS_LIMIT: Final = 64
 
 # MCUboot's TLVs; and ours, in the range that it leaves to vendors (0x..A0 to 0x..FF).
 KEY_DIGEST, PUBLIC_KEY, DIGEST = 0x01, 0x02, 0x10
-ECDSA_SIGNATURE, ED25519_SIGNATURE = 0x22, 0x24
+RSA_2048_SIGNATURE, ECDSA_SIGNATURE, RSA_3072_SIGNATURE, ED25519_SIGNATURE = 0x20, 0x22, 0x23, 0x24
 DEPENDENCY, SECURITY_COUNTER = 0x40, 0x50
 BOARD, FRAMES = 0x41A0, 0x41A1
+
+SIGNATURES: Final = MappingProxyType(
+    {
+        RSA_2048_SIGNATURE: "rsa-2048",
+        ECDSA_SIGNATURE: "ecdsa",
+        RSA_3072_SIGNATURE: "rsa-3072",
+        ED25519_SIGNATURE: "ed25519",
+    }
+)
 
 _HEADER: Final = struct.Struct("<IIHHIIBBHII")
 _AREA: Final = struct.Struct("<HH")
@@ -69,7 +79,7 @@ class FirmwareImage(msgspec.Struct, frozen=True, kw_only=True):
         dependencies: What it needs of other images.
         board: The board that it is for; None where it does not say.
         frames: The frames that the model in it was made for.
-        signature: ``ed25519`` or ``ecdsa-p256``; None where it is not signed.
+        signature: How it is signed, one of ``SIGNATURES``; None where it is not.
     """
 
     version: str
@@ -107,7 +117,10 @@ def parse_image(data: bytes, *, what: str = "the image") -> FirmwareImage:
     header = _header(data, what)
     parts = image_parts(data, what=what)
     digest = hashlib.sha256(parts.signed).digest()
-    if _one(parts.plain, DIGEST, what, size=32) != digest:
+    stated = _one(parts.plain, DIGEST, what, size=32)
+    if stated is None:
+        raise FirmwareImageError(f"{what} has no SHA-256, by which asdic and the board know it")
+    if stated != digest:
         raise FirmwareImageError(
             f"{what} is damaged: its SHA-256 is {digest.hex()[:12]}, and it says another"
         )
@@ -257,10 +270,7 @@ def _frames(value: bytes | None, what: str) -> FrameFormat | None:
 
 
 def _signature(parts: Parts) -> str | None:
-    kinds = {kind for kind, _ in parts.plain}
-    if ED25519_SIGNATURE in kinds:
-        return "ed25519"
-    return "ecdsa-p256" if ECDSA_SIGNATURE in kinds else None
+    return next((SIGNATURES[kind] for kind, _ in parts.plain if kind in SIGNATURES), None)
 
 
 def _version(major: int, minor: int, revision: int, build: int) -> str:

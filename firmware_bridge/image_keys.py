@@ -37,6 +37,7 @@ from asdic.firmware_bridge.image import (
     ECDSA_SIGNATURE,
     ED25519_SIGNATURE,
     KEY_DIGEST,
+    SIGNATURES,
     FirmwareImageError,
     image_parts,
 )
@@ -136,7 +137,7 @@ def check_signature(data: bytes, key: PublicKey, *, what: str = "the image") -> 
     parts = image_parts(data, what=what)
     kind = ED25519_SIGNATURE if isinstance(key, Ed25519PublicKey) else ECDSA_SIGNATURE
     signatures = [value for found, value in parts.plain if found == kind]
-    if not {found for found, _ in parts.plain} & {ED25519_SIGNATURE, ECDSA_SIGNATURE}:
+    if not {found for found, _ in parts.plain} & SIGNATURES.keys():
         raise FirmwareImageError(f"{what} is not signed")
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     expected = hashlib.sha256(der).digest()

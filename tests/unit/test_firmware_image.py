@@ -15,6 +15,7 @@ from asdic.contract.errors import ConfigError
 from asdic.contract.variant import FIRMWARE_LIMIT_BYTES, FrameFormat
 from asdic.firmware_bridge.image import (
     BOARD,
+    DIGEST,
     HEADER_BYTES,
     Dependency,
     FirmwareImageError,
@@ -64,6 +65,7 @@ def test_a_model_image_says_all_that_it_was_given(key: Path) -> None:
     assert (found.version, found.board, found.security_counter) == ("3.1.4+15", SPEC.board, 9)
     assert (found.frames, found.dependencies) == (FRAMES, SPEC.dependencies)
     check_signature(data, read_public_key(public(key)))
+    assert found.signature in {"ed25519", "ecdsa"}
 
 
 def test_a_program_boots_and_its_room_for_a_header_is_used() -> None:
@@ -113,6 +115,14 @@ def test_a_cut_off_image_is_refused(left: int) -> None:
 def test_an_image_larger_than_any_slot_is_refused_before_it_is_read() -> None:
     with pytest.raises(FirmwareImageError, match="at most"):
         parse_image(firmware_image() + bytes(FIRMWARE_LIMIT_BYTES))
+
+
+def test_an_image_with_another_hash_is_said_to_have_none_that_is_read() -> None:
+    image = bytearray(firmware_image())
+    assert image[-36] == DIGEST
+    image[-36] = 0x12  # SHA-512
+    with pytest.raises(FirmwareImageError, match="no SHA-256"):
+        parse_image(bytes(image))
 
 
 def test_an_encrypted_image_is_said_to_be() -> None:
