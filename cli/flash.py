@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,9 +18,10 @@ from asdic.contract.errors import AsdicError, ConfigError, MissingPackageError
 if TYPE_CHECKING:
     from asdic.fleet.flash.cargo import Wheelhouse
     from asdic.fleet.flash.flash import Flash, Outcome
+    from asdic.fleet.flash.host_keys import KnownHosts
     from asdic.fleet.flash.plan import Plan
+    from asdic.fleet.flash.session import Session
     from asdic.fleet.flash.shelf import Result
-    from asdic.fleet.flash.shore import Shore
     from asdic.fleet.flash.verify import Comparison
     from asdic.fleet.flash.wish import Wish
 
@@ -128,7 +130,8 @@ def flash(
       asdic flash --inventory boxes.toml --parallel 8 --resume
     """
     try:
-        from asdic.fleet.flash.shelf import Done, each, flash_all, one_at_a_time
+        from asdic.fleet.flash.flash import Flash
+        from asdic.fleet.flash.shelf import Done, Lines, each, flash_all, one_at_a_time
         from asdic.fleet.flash.shore import Shore
         from asdic.fleet.flash.verify import verify as verified
     except ImportError as error:
@@ -137,11 +140,16 @@ def flash(
     wishes = _wishes(address, inventory, options)
     shore = Shore(fleet, releases)
     wheelhouse = one_at_a_time(_wheelhouse(cache.expanduser()))
+    lines = Lines(partial(_connected, hosts=shore.hosts))
+
+    def on_one(wish: Wish, work: Callable[[Flash], _T]) -> _T:
+        say = partial(_say_of, wish.address)
+        with lines.to(wish) as session:
+            return work(Flash(session, wish, shore=shore, wheelhouse=wheelhouse, say=say))
 
     def on_each(work: Callable[[Flash], _T]) -> tuple[_T | Exception, ...]:
-        return each(
-            wishes, lambda wish: _with_flash(wish, shore, wheelhouse, work), parallel=parallel
-        )
+        each_one = partial(on_one, work=work)
+        return each(wishes, each_one, parallel=parallel, abort=lines.hang_up)
 
     if dry_run:
         with _good(on_each(lambda flash: flash.examine())) as plans:
@@ -152,10 +160,11 @@ def flash(
     else:
         results = flash_all(
             wishes,
-            lambda wish: _with_flash(wish, shore, wheelhouse, _flashed),
+            partial(on_one, work=_flashed),
             done=Done(shore.folder / "done.json"),
             parallel=parallel,
             resume=resume,
+            abort=lines.hang_up,
         )
         _show_results(results, as_json=as_json)
 
@@ -215,25 +224,20 @@ def _wheelhouse(cache: Path) -> Wheelhouse:
     return bring
 
 
-def _with_flash(
-    wish: Wish, shore: Shore, wheelhouse: Wheelhouse, work: Callable[[Flash], _T]
-) -> _T:
-    """Return what ``work`` makes of one box, over a connection of its own."""
-    from asdic.fleet.flash.flash import Flash
+def _connected(wish: Wish, *, hosts: KnownHosts) -> Session:
     from asdic.fleet.flash.ssh import SshSession
 
-    session = SshSession.open(
-        wish.address, hosts=shore.hosts, accepted=wish.accept_host_key, identity=wish.identity
+    return SshSession.open(
+        wish.address, hosts=hosts, accepted=wish.accept_host_key, identity=wish.identity
     )
-    try:
-        say = lambda words: _say(f"{wish.address}: {words}")  # noqa: E731
-        return work(Flash(session, wish, shore=shore, wheelhouse=wheelhouse, say=say))
-    finally:
-        session.close()
 
 
 def _say(words: str) -> None:
     click.echo(words, err=True)
+
+
+def _say_of(address: str, words: str) -> None:
+    _say(f"{address}: {words}")
 
 
 def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:

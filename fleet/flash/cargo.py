@@ -84,7 +84,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         return Marker(
             asdic=self.asdic,
             python=self.python,
-            wheels={one.path.name: one.sha256 for one in self.wheels},
+            wheels={one.path.name: one.sha256 for one in self.files},
         )
 
     @property

@@ -46,7 +46,7 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version consists of, as ``asdic-flash.json`` in its folder says."""
+    """What a version was made of, as ``asdic-flash.json`` in its folder says: wheels by digest."""
 
     asdic: str
     python: str
@@ -54,13 +54,17 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """What earlier flashes left on the box; ``busy_s`` is how long an exam may still take."""
+    """What earlier flashes left on the box.
+
+    ``incoming`` are the folders of what arrived, which digests name; ``busy_s`` is how long an
+    exam may still take.
+    """
 
     current: str = ""
     previous: str = ""
     versions: dict[str, Marker] = {}
     folders: tuple[str, ...] = ()
-    incoming: bool = False
+    incoming: tuple[str, ...] = ()
     activation: dict[str, Any] | None = None
     activating: bool = False
     service_files: dict[str, str] = {}

@@ -101,7 +101,7 @@ class Flash:
             service=service,
             service_files={path: text for path, text, _ in files},
         )
-        self.staging = Staging(remote, layout)
+        self.staging = Staging(remote, layout, say=self._say)
         scan = wish.runit_scan or facts.runit_scan
         self._switch = Switch(
             remote,
@@ -173,7 +173,6 @@ class Flash:
         if needs.build or needs.enrol:
             self.staging.prepare()
         if needs.build:
-            self._say(f"uploads {len(version.files)} files, {version.size_bytes >> 20} MiB")
             self.staging.upload(version.files)
             self._say(f"installs {version.name}")
             self.staging.build(version, python=self.plan.facts.executable)
@@ -212,7 +211,7 @@ class Flash:
             folder, files = cargo
             blobs = [one for one in files if "/blobs/" in one.name]
             self.staging.upload(blobs)
-            self.staging.send(one for one in files if one not in blobs)
+            self.staging.send([one for one in files if one not in blobs])
         agent = str(plan.layout.root / "bin" / "asdic-agent")
         self._install = [agent, "install", str(plan.layout.incoming / folder)]
         self._install += ["--state", str(plan.layout.state), *plan.layout.run_options]

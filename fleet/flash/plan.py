@@ -12,7 +12,7 @@ from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import Version
 from asdic.fleet.flash.facts import Facts
 from asdic.fleet.flash.layout import Layout
-from asdic.fleet.flash.preflight import exam_problem, problems, warnings
+from asdic.fleet.flash.preflight import activation_problems, problems, warnings
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Site, Wish
 
@@ -140,14 +140,10 @@ def make_plan(
         steps=tuple(_steps(situation, needs, layout=layout, service=service)),
         problems=(
             *problems(situation, service),
-            *(_exam(situation) if needs.activation else ()),
+            *(activation_problems(situation, service) if needs.activation else ()),
         ),
         warnings=tuple(warnings(situation.facts, situation.now_s)),
     )
-
-
-def _exam(situation: Situation) -> Iterator[str]:
-    yield from exam_problem(situation.facts.installed, now=situation.wish.now)
 
 
 def needs_of(
@@ -158,6 +154,7 @@ def needs_of(
     is_heard = known is not None and known.report_number > 0
     is_there = known is not None and (known.online or service == "none")
     keep = {layout.version, installed.current, installed.previous}
+    wheels = {one.sha256 for one in situation.version.files}
     return Needs(
         build=layout.version not in installed.versions,
         switch=installed.current != layout.version,
@@ -166,7 +163,7 @@ def needs_of(
         serve=any(installed.service_files.get(p) != text for p, text in service_files.items()),
         confirm=installed.activating or installed.was_interrupted,
         hear=not (is_heard and is_there),
-        tidy=installed.incoming or bool(set(installed.folders) - keep),
+        tidy=bool(set(installed.folders) - keep or set(installed.incoming) - wheels),
     )
 
 

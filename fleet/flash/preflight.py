@@ -77,7 +77,9 @@ def _space_problems(situation: Situation) -> Iterator[str]:
     facts, version, release = situation.facts, situation.version, situation.release
     at_prefix = at_state = 0
     if version.name not in facts.installed.versions:
-        at_prefix += version.size_bytes + round(version.unpacked_bytes * COMPILED)
+        absent = (one for one in version.files if one.sha256 not in facts.installed.incoming)
+        at_prefix += sum(one.size_bytes for one in absent)
+        at_prefix += round(version.unpacked_bytes * COMPILED)
     if release is not None and not situation.runs_release:
         at_prefix += release.size_bytes
         at_state += 2 * release.size_bytes
@@ -113,6 +115,18 @@ def _fleet_problems(situation: Situation) -> Iterator[str]:
         )
 
 
+def activation_problems(situation: Situation, service: str) -> Iterator[str]:
+    """Yield what stands against stopping and starting the agent."""
+    installed = situation.facts.installed
+    yield from exam_problem(installed, now=situation.wish.now)
+    is_ours = installed.activating or (service != "none" and installed.service_files)
+    if installed.agent_runs and not is_ours:
+        yield (
+            "an agent runs on the box that no service of ours has started; stop it first, and let "
+            "a service start it: --service systemd or runit"
+        )
+
+
 def exam_problem(installed: Installed, *, now: bool) -> Iterator[str]:
     """Yield that an exam is in progress, which nothing but a person's word may disturb."""
     if installed.busy_s and not now:
@@ -133,11 +147,6 @@ def _service_problems(wish: Wish, facts: Facts, service: str) -> Iterator[str]:
     }
     for other in sorted(kinds - {service}):
         yield f"the box has a {other} service of asdic's already; `asdic unflash` it first"
-    if service == "none" and installed.agent_runs and not installed.activating:
-        yield (
-            "an agent runs on the box that this flash did not start; stop it first, or let a "
-            "service start it: --service systemd or runit"
-        )
 
 
 def warnings(facts: Facts, now_s: float) -> Iterator[str]:

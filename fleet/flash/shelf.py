@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -15,6 +16,7 @@ from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
 from asdic.fleet.flash.cargo import Wheelhouse, Wheels
 from asdic.fleet.flash.flash import Outcome
+from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.wish import Wish
 
 DONE_LIMIT_BYTES: Final = 16 << 20
@@ -86,6 +88,7 @@ def flash_all(
     done: Done,
     parallel: int = 1,
     resume: bool = False,
+    abort: Callable[[], None] = lambda: None,
 ) -> tuple[Result, ...]:
     """Fulfil wishes, several at once; one that fails does not stop the others.
 
@@ -95,6 +98,7 @@ def flash_all(
         done: What was fulfilled before; is kept up to date.
         parallel: How many at once.
         resume: Leave out what was fulfilled before.
+        abort: Ends all work in hand, when this is interrupted.
     """
 
     def one(wish: Wish) -> Result:
@@ -107,12 +111,18 @@ def flash_all(
 
     return tuple(
         Result(address=wish.address, error=str(found)) if isinstance(found, Exception) else found
-        for wish, found in zip(wishes, each(wishes, one, parallel=parallel), strict=True)
+        for wish, found in zip(
+            wishes, each(wishes, one, parallel=parallel, abort=abort), strict=True
+        )
     )
 
 
 def each(
-    wishes: Sequence[Wish], work: Callable[[Wish], _T], *, parallel: int
+    wishes: Sequence[Wish],
+    work: Callable[[Wish], _T],
+    *,
+    parallel: int,
+    abort: Callable[[], None] = lambda: None,
 ) -> tuple[_T | AsdicError | OSError, ...]:
     """Return what ``work`` makes of each box, or the expected error that it ended with."""
 
@@ -125,8 +135,35 @@ def each(
     pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="flash")
     try:
         return tuple(pool.map(one, wishes))
+    except BaseException:
+        abort()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Lines:
+    """The open connections, so that one word hangs up all of them."""
+
+    def __init__(self, open_one: Callable[[Wish], Session]) -> None:
+        self._open_one = open_one
+        self._open: list[Session] = []
+
+    @contextmanager
+    def to(self, wish: Wish) -> Iterator[Session]:
+        """Yield a connection to a box."""
+        session = self._open_one(wish)
+        self._open.append(session)
+        try:
+            yield session
+        finally:
+            self._open.remove(session)
+            session.close()
+
+    def hang_up(self) -> None:
+        """Close all; whoever waits for an answer finds the connection broken."""
+        for session in tuple(self._open):
+            session.close()
 
 
 def one_at_a_time(wheelhouse: Wheelhouse) -> Wheelhouse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,18 +16,25 @@ STEP_S: Final = 300.0
 BUILD_S: Final = 1800.0
 UPLOAD_S: Final = 3600.0
 GRACE_S: Final = 60.0
+SAY_BYTES: Final = 4 << 20
 
 
 class Staging:
     """The part of a box that waits to be switched to.
 
+    Args:
+        remote: How to work on the box.
+        layout: Where everything goes.
+        say: Is told how much has arrived.
+
     Attributes:
         sent_bytes: How much was sent.
     """
 
-    def __init__(self, remote: Remote, layout: Layout) -> None:
+    def __init__(self, remote: Remote, layout: Layout, *, say: Callable[[str], None]) -> None:
         self._remote = remote
         self._layout = layout
+        self._say = say
         self.sent_bytes = 0
 
     def prepare(self) -> None:
@@ -42,10 +49,13 @@ class Staging:
             folder=str(self._layout.incoming),
             files=[(one.name, one.size_bytes) for one in wanted.values()],
         )
-        self.send(wanted[name] for name in absent if name in wanted)
+        self.send([wanted[name] for name in absent if name in wanted])
 
-    def send(self, files: Iterable[File]) -> None:
+    def send(self, files: Sequence[File]) -> None:
         """Send files, whatever is there."""
+        total_bytes, said_bytes = sum(one.size_bytes for one in files), 0
+        if total_bytes > SAY_BYTES:
+            self._say(f"uploads {len(files)} files, {total_bytes >> 20} MiB")
         for one in files:
             self._do(
                 "receive",
@@ -57,6 +67,9 @@ class Staging:
                 wait_s=UPLOAD_S,
             )
             self.sent_bytes += one.size_bytes
+            said_bytes += one.size_bytes
+            if one.size_bytes > SAY_BYTES:
+                self._say(f"{said_bytes >> 20} of {total_bytes >> 20} MiB have arrived")
 
     def build(self, version: Version, *, python: str) -> None:
         """Make the version out of the wheels that were uploaded, with the box's ``python``.
@@ -71,7 +84,7 @@ class Staging:
             python=python,
             system_packages=version.system_packages,
             pip=version.pip.name,
-            wheels=[(one.name, one.sha256) for one in version.wheels],
+            wheels=[(one.name, one.sha256) for one in version.files],
             marker=msgspec.to_builtins(version.marker),
             wait_s=BUILD_S,
         )

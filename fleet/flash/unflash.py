@@ -39,7 +39,7 @@ class Unflash:
         return (
             *(f"{path} (service)" for path in sorted(installed.service_files)),
             *(f"{site.prefix}/{name}" for name in installed.folders),
-            *([f"{site.prefix}/incoming"] if installed.incoming else []),
+            *([f"{site.prefix}/incoming (wheels)"] if installed.incoming else []),
             *([f"{site.state}, {_owner(installed)}"] if installed.is_device else []),
         )
 

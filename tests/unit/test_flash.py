@@ -175,7 +175,7 @@ def test_a_flashed_box_needs_nothing(tmp_path: Path) -> None:
         ({"service_files": {}}, {}, {"serve"}),
         ({"agent_toml": AGENT.replace("1883", "1884")}, {}, {"enrol"}),
         ({"agent_toml": AGENT.replace("icu", "er")}, {}, set()),
-        ({"incoming": True}, {}, {"tidy"}),
+        ({"incoming": ("release-1",)}, {}, {"tidy"}),
         ({"folders": ("0.0.8-000000000000",)}, {}, {"tidy"}),
         ({"activating": True}, {}, {"confirm"}),
         ({"activation": {"state": "waiting", "version": "x"}}, {}, {"confirm"}),
@@ -217,6 +217,7 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
         ({"service_manager": "none"}, {"service": "systemd"}, "the box has no systemd"),
         ({"service_manager": "runit"}, {}, "runsvdir looks in no folder that is known"),
         ({"installed": Installed(agent_runs=True)}, {"service": "none"}, "stop it first"),
+        ({"installed": Installed(agent_runs=True)}, {}, "that no service of ours has started"),
         (
             {"installed": Installed(service_files={"/etc/sv/asdic-agent/run": ""})},
             {},

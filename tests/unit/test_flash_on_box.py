@@ -73,13 +73,15 @@ def test_what_is_there_with_its_size_is_not_missing(tmp_path: Path) -> None:
 
 def test_tidying_keeps_what_runs_what_ran_before_and_what_is_not_ours(tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    names = ("0.1.0-0123456789ab", "0.2.0-0123456789ab", "0.3.0-0123456789ab", "incoming", "photos")
-    for name in names:
+    names = ("0.1.0-0123456789ab", "0.2.0-0123456789ab", "0.3.0-0123456789ab", "photos")
+    for name in (*names, "incoming/aa", "incoming/bb", "incoming/release-1"):
         (prefix / name).mkdir(parents=True)
+    (prefix / names[1] / "asdic-flash.json").write_text('{"wheels": {"x.whl": "aa"}}')
     (prefix / "current").symlink_to(names[1])
     (prefix / "previous").symlink_to(names[0])
     removed = stage.main(arguments(tmp_path, "tidy"), io.BytesIO())
-    assert removed == ["0.3.0-0123456789ab", "incoming"]
+    assert removed == ["0.3.0-0123456789ab", "bb", "release-1"]
+    assert [path.name for path in (prefix / "incoming").iterdir()] == ["aa"]
     assert (prefix / "photos").is_dir()
 
 
@@ -104,10 +106,29 @@ def test_a_build_that_fails_leaves_no_version(tmp_path: Path) -> None:
         python="/bin/false",
         system_packages=False,
         timeout_s=10,
+        folder=str(tmp_path / "opt/incoming"),
+        wheels=[],
     )
     with pytest.raises(SystemExit, match="cannot make an environment: exit 1"):
         stage.main(order, io.BytesIO())
     assert not (tmp_path / "opt" / VERSION).exists()
+
+
+def test_a_wheel_that_was_damaged_on_the_box_is_removed_and_brought_again(tmp_path: Path) -> None:
+    send(tmp_path, b"wheel")
+    wheel = tmp_path / "opt/incoming/d/file"
+    wheel.write_bytes(b"whEel")
+    sha256 = hashlib.sha256(b"wheel").hexdigest()
+    order = arguments(
+        tmp_path,
+        "build",
+        version=VERSION,
+        folder=str(tmp_path / "opt/incoming"),
+        wheels=[("d/file", sha256)],
+    )
+    with pytest.raises(SystemExit, match="file was damaged on the box; run the same command again"):
+        stage.main(order, io.BytesIO())
+    assert not wheel.exists()
 
 
 def test_a_switch_that_a_power_cut_ended_is_put_back(tmp_path: Path) -> None:

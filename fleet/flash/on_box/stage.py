@@ -136,6 +136,7 @@ def build(arguments: dict[str, Any], _payload: object) -> None:
     if (root / MARKER).exists():
         return
     shutil.rmtree(root, ignore_errors=True)
+    check_arrived(arguments)
     try:
         make_environment(root, arguments)
         install(root, arguments)
@@ -144,6 +145,20 @@ def build(arguments: dict[str, Any], _payload: object) -> None:
         raise
     os.sync()
     write(root / MARKER, json.dumps(arguments["marker"]))
+
+
+def check_arrived(arguments: dict[str, Any]) -> None:
+    """Compare what arrived, now or long ago, with its digest; what differs is removed."""
+    incoming = Path(arguments["folder"])
+    damaged = [
+        incoming / name
+        for name, wanted in arguments["wheels"]
+        if not (incoming / name).is_file() or sha256(incoming / name) != wanted
+    ]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    if damaged:
+        raise SystemExit(f"{damaged[0].name} was damaged on the box; run the same command again")
 
 
 def make_environment(root: Path, arguments: dict[str, Any]) -> None:
@@ -158,7 +173,11 @@ def install(root: Path, arguments: dict[str, Any]) -> None:
     incoming = Path(arguments["folder"])
     requirements = root / "requirements.txt"
     requirements.write_text(
-        "".join(f"{incoming / name} --hash=sha256:{sha}\n" for name, sha in arguments["wheels"])
+        "".join(
+            f"{incoming / name} --hash=sha256:{sha}\n"
+            for name, sha in arguments["wheels"]
+            if name != arguments["pip"]
+        )
     )
     python = str(root / "bin" / "python")
     words = [python, str(incoming / arguments["pip"] / "pip"), "install", "--isolated"]
@@ -233,17 +252,21 @@ def sha256(path: Path) -> str:
 
 
 def tidy(arguments: dict[str, Any], _payload: object) -> list[str]:
-    """Remove what arrived, and all versions but the one that runs and the one before."""
+    """Remove all versions but the one that runs and the one before, and what is not of use.
+
+    The wheels of the version that runs stay: the next one will share most of them.
+    """
     prefix = Path(arguments["prefix"])
     links = (prefix / "current", prefix / "previous")
     keep = {link.readlink().name for link in links if link.is_symlink()}
-    removed = []
-    for path in sorted(prefix.iterdir()):
-        is_version = VERSION.fullmatch(path.name) and not path.is_symlink()
-        if path.name == "incoming" or (is_version and path.name not in keep):
-            shutil.rmtree(path)
-            removed.append(path.name)
-    return removed
+    marker = prefix / "current" / MARKER
+    wheels = set(json.loads(marker.read_text())["wheels"].values()) if marker.exists() else set()
+    versions = [path for path in prefix.iterdir() if VERSION.fullmatch(path.name)]
+    doomed = [path for path in versions if path.name not in keep and not path.is_symlink()]
+    doomed += [path for path in (prefix / "incoming").glob("*") if path.name not in wheels]
+    for path in doomed:
+        shutil.rmtree(path)
+    return sorted(path.name for path in doomed)
 
 
 def remove(arguments: dict[str, Any], _payload: object) -> list[str]:
