@@ -65,7 +65,7 @@ def _is_check(statement: object) -> bool:
 
 def _is_shore_side(site: Site) -> bool:
     """Return whether a check is of those who build releases, or of a digest's own form."""
-    return site.function.startswith("Layout.") or site.function == "hex_of"
+    return site.function.startswith("Layout.") or site.function in {"hex_of", "check_requirements"}
 
 
 def _surgical(kind: str, site: Site) -> Mutant:
