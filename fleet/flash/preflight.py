@@ -25,7 +25,7 @@ _MIB: Final = 1 << 20
 def problems(situation: Situation, service: str) -> Iterator[str]:
     """Yield what stands against flashing the box, each with what to do about it."""
     yield from _machine_problems(situation)
-    yield from _permission_problems(situation.facts)
+    yield from _permission_problems(situation.wish, situation.facts)
     yield from _space_problems(situation)
     yield from _fleet_problems(situation)
     yield from _service_problems(situation.wish, situation.facts, service)
@@ -61,7 +61,7 @@ def _machine_problems(situation: Situation) -> Iterator[str]:
         yield "the box shows no GPU (/dev/dri/renderD*); install its driver"
 
 
-def _permission_problems(facts: Facts) -> Iterator[str]:
+def _permission_problems(wish: Wish, facts: Facts) -> Iterator[str]:
     for place in (facts.prefix, facts.state):
         if place.read_only:
             yield f"{place.path} is on a read-only file system; name one on a data partition"
@@ -71,6 +71,8 @@ def _permission_problems(facts: Facts) -> Iterator[str]:
             f"not help ({facts.sudo}); allow sudo without a password, log in as root, or name "
             "a --prefix and a --state that the user may write"
         )
+    if facts.uid != 0 and not facts.needs_root and wish.user not in {None, facts.user}:
+        yield f"only root lets {wish.user} run the agent; log in as root, or leave --user out"
 
 
 def _space_problems(situation: Situation) -> Iterator[str]:

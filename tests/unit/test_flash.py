@@ -212,6 +212,7 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
             {},
             "admin may not write /opt/asdic .* sudo does not help .*log in as root",
         ),
+        ({"uid": 1000, "user": "admin"}, {"user": "asdic"}, "only root lets asdic run the agent"),
         ({"broker": "Connection refused"}, {}, "cannot reach the fleet's broker at 192.0.2.7:1883"),
         ({}, {"target": "jetson-orin-int8"}, "TensorRT is not installed on the box"),
         ({"service_manager": "none"}, {"service": "systemd"}, "the box has no systemd"),

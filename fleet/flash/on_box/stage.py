@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LOCK_S = 900.0
+LOCK_S = 240.0
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{12}")
 MARKER = "asdic-flash.json"
 USER_FILE = "user-created"
