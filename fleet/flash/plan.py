@@ -205,4 +205,4 @@ def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) 
     if needs.hear:
         yield Step(what="report", found="not heard of", todo="start it, wait for a signed report")
     if needs.tidy:
-        yield Step(what="leftovers", found="of an earlier flash", todo="remove them")
+        yield Step(what="leftovers", found="of an earlier flash", todo="remove what is of no use")

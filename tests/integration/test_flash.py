@@ -226,7 +226,7 @@ def test_a_switch_that_nobody_confirms_is_undone_by_the_box_itself(small: FlashY
     small.wheels = good
     assert small.current == current
     until(lambda: small.known.online)
-    assert small.flash(**SMALL).done == ("remove them",)
+    assert small.flash(**SMALL).done == ("remove what is of no use",)
     assert not list(small.prefix.glob("0.4.0-*"))
 
 

@@ -225,7 +225,10 @@ def other_version(
             continue
         old = file.name.split("-")[1]
         new = folder / file.name.replace(old, version, 1)
-        with zipfile.ZipFile(wheels.folder / file.name) as source, zipfile.ZipFile(new, "w") as to:
+        with (
+            zipfile.ZipFile(wheels.folder / file.name) as source,
+            zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as to,
+        ):
             for name in source.namelist():
                 text = source.read(name)
                 if ".dist-info/" in name:
