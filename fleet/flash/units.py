@@ -14,7 +14,8 @@ The unit takes from the agent what it does not need, and leaves, on purpose:
 
 Device files are the target's (``_devices``). Memory that is written and then run is refused where
 the runtime compiles nothing: OpenVINO and TensorRT do, LiteRT does not (seen with Linux's own
-``PR_SET_MDWE``).
+``PR_SET_MDWE``). ``systemd-analyze security`` of systemd 252 counts 2.2 (LiteRT) to 2.7 (Jetson)
+of 10, where a unit with ``User=`` alone has 9.2.
 """
 
 from __future__ import annotations
