@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -108,7 +108,8 @@ class Seen:
     refusal: FirmwareRefusalError
     with_flipped: FirmwareInfo
     after_flipped: FirmwareInfo
-    progress: list[int] = field(default_factory=list)
+    before_cut: list[int]
+    progress: list[int]
     uploaded: FirmwareInfo
     after: FirmwareInfo
     digest: str
@@ -121,6 +122,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         missing(reason)
     folder = tmp_path_factory.mktemp("mcuboot")
     image = next_version(folder)
+    before_cut: list[int] = []
     progress: list[int] = []
     with mcuboot_board(folder) as address:
         with open_link(address, timeout_s=10) as link:
@@ -129,6 +131,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         with open_link(address, timeout_s=10) as link:
             with_flipped = link.info()
             after_flipped = restart(link, clock=time.monotonic, sleep=time.sleep)
+            with pytest.raises(CableCutError):
+                link.upload(image, version="1.2.0", progress=cut_after(15, before_cut))
+        with open_link(address, timeout_s=10) as link:
             digest = link.upload(
                 image, version="1.2.0", progress=lambda done, _total: progress.append(done)
             )
@@ -141,11 +146,27 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         refusal=caught.value,
         with_flipped=with_flipped,
         after_flipped=after_flipped,
+        before_cut=before_cut,
         progress=progress,
         uploaded=uploaded,
         after=after,
         digest=digest,
     )
+
+
+class CableCutError(Exception):
+    """Somebody pulled it."""
+
+
+def cut_after(answers: int, seen: list[int]) -> Callable[[int, int], None]:
+    """Return a progress that ends the upload after so many answers."""
+
+    def progress(done: int, _total: int) -> None:
+        seen.append(done)
+        if len(seen) == answers:
+            raise CableCutError
+
+    return progress
 
 
 def flipped(image: bytes) -> bytes:
@@ -176,9 +197,10 @@ def test_mcuboot_boots_the_higher_version(seen: Seen) -> None:
 
 
 @pytest.mark.slow
-def test_the_upload_shows_its_progress(seen: Seen) -> None:
-    assert seen.progress == sorted(seen.progress)
-    assert len(seen.progress) > 10
+def test_an_upload_whose_cable_was_cut_goes_on(seen: Seen) -> None:
+    offsets = [*seen.before_cut, *seen.progress]
+    assert offsets == sorted(offsets)
+    assert seen.progress[0] >= seen.before_cut[-1] > 20_000
 
 
 @pytest.mark.slow
