@@ -48,6 +48,7 @@ else
 	  echo "asdic: flashing over SSH needs the Debian package openssh-server; its tests are skipped"
 endif
 	$(call apt_install,runsvdir,runit,flashing over SSH)
+	$(call apt_install,systemd-analyze,systemd,the judgement of the systemd unit)
 	$(call apt_install,qemu-aarch64-static,qemu-user-static,the arm64 box)
 	$(call apt_install,qemu-system-arm,qemu-system-arm,the board with MCUboot)
 	$(call apt_install,/lib/ld-linux.so.2,libc6-i386 lib32gcc-s1,the board with Zephyr)
