@@ -24,12 +24,16 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is beside the processor; empty where there is none."""
+    """What there is beside the processor; empty where there is none.
+
+    ``tensorrt_binding`` says whether the interpreter that was found can import it.
+    """
 
     model: str = ""
     l4t: str = ""
     jetpack: str = ""
     tensorrt: str = ""
+    tensorrt_binding: bool = False
     openvino: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 

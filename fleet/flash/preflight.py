@@ -56,6 +56,11 @@ def _machine_problems(situation: Situation) -> Iterator[str]:
     runtime = runtime_of(target, simulate=wish.simulate)
     if runtime is None and not facts.accelerator.tensorrt:
         yield "TensorRT is not installed on the box; install JetPack's: apt install tensorrt"
+    elif runtime is None and not facts.accelerator.tensorrt_binding:
+        yield (
+            f"{facts.executable} does not find TensorRT's binding; install JetPack's (apt install "
+            "python3-libnvinfer), or name the Python that has it with --python"
+        )
     needs_gpu = target.execution_device == "gpu" and runtime is Runtime.OPENVINO
     if needs_gpu and not facts.accelerator.openvino:
         yield "the box shows no GPU (/dev/dri/renderD*); install its driver"

@@ -14,7 +14,7 @@ from asdic.fleet.flash.session import Session
 
 STEP_S: Final = 120.0
 _FINDER: Final = """\
-for name in ${1:-python3.13 python3.12 python3.11 python3.10 python3}; do
+for name in ${1:-python3 python3.13 python3.12 python3.11 python3.10}; do
   path=$(command -v "$name") && "$path" -I -c '
 import sys
 print("%s %d.%d" % (sys.executable, *sys.version_info[:2]))'
@@ -33,7 +33,9 @@ class Interpreter(msgspec.Struct, frozen=True):
 
 
 def find_python(session: Session, wanted: str | None) -> Interpreter:
-    """Return the newest Python on the box that asdic runs on, or the wanted one.
+    """Return the box's own ``python3``, another one if asdic does not run on it, or the wanted one.
+
+    What the system's packages bring, as TensorRT's binding, is for its own ``python3`` alone.
 
     Raises:
         ConfigError: There is none.

@@ -100,6 +100,10 @@ class SshSession:
         try:
             remote = transport.request_port_forward("127.0.0.1", 0, arrived)
         except (paramiko.SSHException, OSError, EOFError) as error:
+            if not transport.is_active():
+                raise LinkError(
+                    f"{self.name}: the connection is gone ({_reason(error)})"
+                ) from error
             raise LinkError(
                 f"{self.name}: its sshd forwards no port ({_reason(error)}); allow "
                 "AllowTcpForwarding, or say with --server at which address the box reaches the "

@@ -169,6 +169,15 @@ def test_a_box_without_a_fitting_python_says_what_it_has(
         find_python(session, str(old))
 
 
+def test_an_sshd_that_forwards_nothing_is_told_with_the_other_way(tmp_path: Path) -> None:
+    with open_door(tmp_path / "ssh", AllowTcpForwarding="no") as door:
+        visitor = Visitor(door, own=tmp_path / "own", users=tmp_path / "users")
+        session = visitor.open(door.fingerprint)
+        with pytest.raises(LinkError, match=r"forwards no port .* say with --server"):
+            session.tunnel(relay).__enter__()
+        session.close()
+
+
 def test_only_an_enrolment_passes_through_the_connection(session: SshSession) -> None:
     with session.tunnel(partial(relay, server="http://127.0.0.1:9")) as port:
         url = f"http://127.0.0.1:{port}/api/v1"

@@ -215,6 +215,11 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
         ({"uid": 1000, "user": "admin"}, {"user": "asdic"}, "only root lets asdic run the agent"),
         ({"broker": "Connection refused"}, {}, "cannot reach the fleet's broker at 192.0.2.7:1883"),
         ({}, {"target": "jetson-orin-int8"}, "TensorRT is not installed on the box"),
+        (
+            {"accelerator": Accelerator(tensorrt="10.3.0")},
+            {"target": "jetson-orin-int8"},
+            "does not find TensorRT's binding; .* name the Python that has it with --python",
+        ),
         ({"service_manager": "none"}, {"service": "systemd"}, "the box has no systemd"),
         ({"service_manager": "runit"}, {}, "runsvdir looks in no folder that is known"),
         ({"installed": Installed(agent_runs=True)}, {"service": "none"}, "stop it first"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import grp
+import importlib.util
 import json
 import os
 import platform
@@ -129,6 +130,7 @@ def accelerator() -> dict[str, Any]:
         "l4t": (read("/etc/nv_tegra_release").splitlines() or [""])[0].lstrip("# "),
         "jetpack": package("nvidia-jetpack"),
         "tensorrt": package("tensorrt") or package("libnvinfer-bin"),
+        "tensorrt_binding": importlib.util.find_spec("tensorrt") is not None,
         "openvino": [str(path) for path in devices],
         "groups": sorted({group_of(path) for path in devices} - {""}),
     }
