@@ -37,7 +37,11 @@ NEEDED: Final = MappingProxyType(
 )
 """Command -> the Debian package that has it."""
 
-PACKAGES: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "zlib1g")
+PACKAGES: Final = (
+    *("python3-minimal", "libpython3-stdlib", "libstdc++6", "zlib1g"),
+    # What somebody who logs in finds: a shell, its commands, a service manager.
+    *("dash", "coreutils", "runit", "base-files"),
+)
 WHEELS: Final = "opt/asdic"
 PLATFORMS: Final = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 CONSTRAINTS: Final = REPOSITORY / "constraints" / "dev.txt"
@@ -130,7 +134,11 @@ def _build(root: Path) -> None:
         # Debian 13 keeps these as links, which its package base-files makes when it is configured.
         if not (root / name).exists():
             (root / name).symlink_to(f"usr/{name}")
+    if not (root / "bin" / "sh").exists():
+        (root / "bin" / "sh").symlink_to("dash")
     python = python_of(root)
+    if not (root / "usr" / "bin" / "python3").exists():
+        (root / "usr" / "bin" / "python3").symlink_to(f"python{python}")
     install_arm64_wheels(root / WHEELS, device_requirements(), python=python)
     if python == f"{sys.version_info.major}.{sys.version_info.minor}":
         # Compiled here, each start there takes 0.3 s instead of 0.8.
