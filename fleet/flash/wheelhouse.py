@@ -6,10 +6,10 @@ decides it, so the next box of its kind needs no index.
 
 Measured on PyPI in November 2026, for glibc 2.31 and newer: x86_64 and aarch64 have every wheel
 for CPython 3.10 to 3.13 with ``litert``, ``onnxruntime`` and, on x86_64, ``openvino``. On aarch64
-``openvino`` needs glibc 2.35. ``tflite-runtime`` ends at Python 3.11. For armv7l there are wheels
-of ``tflite-runtime`` (3.9 to 3.11) and ``cryptography``, and none of ``numpy``, ``msgspec``,
-``psutil``, ``cffi`` and OpenCV: these have to come from an index for 32-bit ARM, from wheels that
-the operator built, or from the box's own system (``provided``).
+``openvino`` needs glibc 2.35 and ``tflite-runtime`` 2.34; the latter ends at Python 3.11. For
+armv7l there are wheels of ``tflite-runtime`` (3.9 to 3.11) and ``cryptography``, and none of
+``numpy``, ``msgspec``, ``psutil``, ``cffi`` and OpenCV: these have to come from an index for 32-bit
+ARM, from wheels that the operator built, or from the box's own system (``provided``).
 """
 
 from __future__ import annotations
