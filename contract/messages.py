@@ -91,7 +91,10 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FirmwareFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a microcontroller said that it runs: board, version, and the image's SHA-256 (hex)."""
+    """What a microcontroller said that it runs: board, version, and the image's SHA-256 (hex).
+
+    What it did not say is empty.
+    """
 
     board: str
     version: str

@@ -6,7 +6,9 @@ refusal has a code of its own and a sentence with both sides, which the report c
 
 from __future__ import annotations
 
-from asdic.contract.errors import ConfigError
+from collections.abc import Callable
+
+from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.firmware import is_in_firmware_range
 from asdic.contract.variant import FirmwarePart, FrameFormat, Variant
 from asdic.device.config import FirmwareConfig
@@ -30,11 +32,15 @@ def asks_ring(variant: Variant, info: FirmwareInfo | None) -> bool:
 
 
 def check_microcontroller(
-    variant: Variant, info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: bool
+    variant: Variant,
+    info: FirmwareInfo,
+    config: FirmwareConfig,
+    *,
+    is_on_disk: Callable[[str], bool],
 ) -> None:
     """Check that the microcontroller is the one that a release needs, or can become it.
 
-    ``is_on_disk``: the image that runs there lies in the store, so that it can be written back.
+    ``is_on_disk``: whether an image (its digest) lies in the store, so that it can be written back.
 
     Raises:
         RefusedReleaseError: The release is for something else.
@@ -131,7 +137,11 @@ def check_runs_already(part: FirmwarePart, info: FirmwareInfo) -> None:
 
 
 def _check_image(
-    part: FirmwarePart, info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: bool
+    part: FirmwarePart,
+    info: FirmwareInfo,
+    config: FirmwareConfig,
+    *,
+    is_on_disk: Callable[[str], bool],
 ) -> None:
     if info.slot_bytes is not None and part.file.size_bytes > info.slot_bytes:
         raise RefusedInstallError(
@@ -139,11 +149,23 @@ def _check_image(
             f"the firmware has {part.file.size_bytes} bytes, a slot of {info.board} has "
             f"{info.slot_bytes}",
         )
+    _check_slots(info)
     check_settled(info)
     if running_image(info).digest == part.digest:
         check_version(part, info)
     elif not info.can_test_boot:
         check_way_back(info, config, is_on_disk=is_on_disk)
+
+
+def _check_slots(info: FirmwareInfo) -> None:
+    try:
+        running_slot(info)
+    except LinkError as error:
+        raise RefusedInstallError(
+            "firmware-unknown",
+            f"the release brings firmware, and {error}; build that for MCUboot, with "
+            "CONFIG_MCUMGR_GRP_IMG=y",
+        ) from error
 
 
 def check_settled(info: FirmwareInfo) -> None:
@@ -162,7 +184,9 @@ def check_settled(info: FirmwareInfo) -> None:
         )
 
 
-def check_way_back(info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: bool) -> None:
+def check_way_back(
+    info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: Callable[[str], bool]
+) -> None:
     """Check that there is a way back without a boot on trial, and that it may be gone.
 
     Raises:
@@ -181,7 +205,7 @@ def check_way_back(info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: bo
             "nothing leads back to an older one; change its bootloader's mode, or write firmware "
             "to it by hand",
         )
-    if not is_on_disk:
+    if not is_on_disk(running_image(info).digest):
         raise RefusedInstallError(
             "no-way-back",
             f"the microcontroller {info.board} cannot boot an image on trial, and the firmware "

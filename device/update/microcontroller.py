@@ -38,7 +38,11 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 
 class NoTestBootError(AsdicError):
-    """The microcontroller cannot boot an image on trial; nothing has changed."""
+    """The microcontroller cannot boot an image on trial; ``info`` is what it says, as before."""
+
+    def __init__(self, message: str, info: FirmwareInfo) -> None:
+        super().__init__(message)
+        self.info = info
 
 
 class Question(Protocol[_T_co]):
@@ -256,7 +260,7 @@ class Advance:
                 resume = running_image(info).digest != self.wanted.digest
                 _upload(link, self.image, is_stopped, resume=resume)
             case Move.MARK:
-                _mark(link, self.wanted.digest)
+                _mark(link, self.wanted.digest, info)
             case Move.RESET:
                 if self.without_test:
                     _mark_if_possible(link, self.wanted.digest)
@@ -288,12 +292,13 @@ def _upload(
         )
 
 
-def _mark(link: FirmwareLink, digest: str) -> None:
+def _mark(link: FirmwareLink, digest: str, info: FirmwareInfo) -> None:
     try:
         link.mark_for_test(digest)
     except FirmwareRefusalError as error:
         if error.code == "not-supported":
-            raise NoTestBootError(f"the microcontroller cannot boot on trial: {error}") from error
+            message = f"the microcontroller cannot boot on trial: {error}"
+            raise NoTestBootError(message, info) from error
         raise
 
 

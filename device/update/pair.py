@@ -50,11 +50,12 @@ from asdic.device.update.state import UpdateEvent
 from asdic.device.update.store import Pointer
 from asdic.device.update.work import Work
 from asdic.firmware_bridge.glance import Glance
-from asdic.firmware_bridge.link import FirmwareInfo
+from asdic.firmware_bridge.link import FirmwareInfo, SlotState
 
 SILENT: Final = "firmware-silent"
 RESETS_LIMIT: Final = 3
 REBOOT_S: Final = 1.0
+RUNNING: Final = frozenset({SlotState.TESTING, SlotState.CONFIRMED})
 _UPLOADS: Final = frozenset({Move.UPLOAD})
 _TRIES: Final = frozenset({Move.UPLOAD, Move.MARK, Move.RESET})
 _AGAIN: Final = frozenset({Move.RESET})
@@ -81,8 +82,9 @@ def fits(work: Work, variant: Variant, *, is_current: bool) -> bool:
             return False
         info = seen.info
         work.visit.microcontroller = facts_of(info)
-        is_on_disk = _image_on_disk(work, running_image(info).digest) is not None
-        check_microcontroller(variant, info, work.config.firmware, is_on_disk=is_on_disk)
+        check_microcontroller(
+            variant, info, work.config.firmware, is_on_disk=lambda one: _has_on_disk(work, one)
+        )
         if is_current and variant.firmware is not None:
             check_runs_already(variant.firmware, info)
     if variant.requires.frames is not None and asks_ring(variant, info):
@@ -167,8 +169,8 @@ def _try(work: Work, part: FirmwarePart, change: FirmwareChange) -> bool | Turn:
                 without_test=change.without_test,
             ),
         )
-    except NoTestBootError:
-        return _without_test(work, change)
+    except NoTestBootError as error:
+        return _without_test(work, change, error.info)
     if done is None:
         return False
     if done.move in {Move.CONFIRM, Move.SETTLED}:
@@ -184,24 +186,20 @@ def _try(work: Work, part: FirmwarePart, change: FirmwareChange) -> bool | Turn:
     return False
 
 
-def _without_test(work: Work, change: FirmwareChange) -> Turn | bool:
+def _without_test(work: Work, change: FirmwareChange, info: FirmwareInfo) -> Turn:
     """Go on as the operator said for a microcontroller that cannot boot on trial.
 
     Raises:
         RefusedInstallError: Not at all; the microcontroller runs what it ran.
     """
-    seen = _asked(work, Look())
-    if seen is None:
-        return False
-    _check_way_back(work, seen.info)
+    _check_way_back(work, info)
     without = msgspec.structs.replace(change, without_test=True)
     work.store.write_firmware(work.digest, without)
     return work.turn(UpdateEvent.PREPARED, firmware=without)
 
 
 def _check_way_back(work: Work, info: FirmwareInfo) -> None:
-    is_on_disk = _image_on_disk(work, running_image(info).digest) is not None
-    check_way_back(info, work.config.firmware, is_on_disk=is_on_disk)
+    check_way_back(info, work.config.firmware, is_on_disk=lambda one: _has_on_disk(work, one))
 
 
 @dataclass(frozen=True)
@@ -377,8 +375,9 @@ def _glance(work: Work) -> Glance | None:
 
 def facts_of(info: FirmwareInfo) -> FirmwareFacts:
     """Return what a report says of the microcontroller."""
-    running = running_image(info)
-    return FirmwareFacts(board=info.board, version=running.version, digest=running.digest)
+    running = next((slot for slot in info.slots if slot.state in RUNNING), None)
+    digest = running.digest if running is not None else None
+    return FirmwareFacts(board=info.board, version=info.version, digest=digest or "")
 
 
 def _image_in(work: Work, digest: str) -> ImageFile | None:
@@ -387,6 +386,10 @@ def _image_in(work: Work, digest: str) -> ImageFile | None:
     if part is None:
         return None
     return ImageFile(path=work.store.release_folder(digest) / part.file.name, part=part)
+
+
+def _has_on_disk(work: Work, image: str) -> bool:
+    return _image_on_disk(work, image) is not None
 
 
 def _image_on_disk(work: Work, image: str) -> ImageFile | None:

@@ -185,6 +185,22 @@ def test_without_a_boot_on_trial_there_must_be_a_way_back(yard: Yard, tmp_path: 
         assert cable.board.lasting == digest_of_image(MORE)
 
 
+@pytest.mark.parametrize(
+    ("policy", "code", "firmware"),
+    [(FirmwareConfig(patience_s=60.0), "no-test-boot", FIRST), (RE_UPLOAD, "", MORE)],
+)
+def test_a_board_may_say_only_when_asked_to_that_it_cannot_boot_on_trial(
+    yard: Yard, tmp_path: Path, policy: FirmwareConfig, code: str, firmware: str
+) -> None:
+    cable = Cable(Board(boots=Boots.UPLOADED, tells_mode=False))
+    with docked(Dock(yard, tmp_path, open_link=cable.opened, firmware=policy)) as dock:
+        dock.install("1.0.1")
+        dock.install("2.0.0")
+        assert dock.code == code
+        assert dock.current == ("1.0.1" if code else "2.0.0")
+        assert cable.board.lasting == digest_of_image(firmware)
+
+
 def test_nothing_leads_back_on_a_board_that_boots_the_highest_version(
     yard: Yard, tmp_path: Path
 ) -> None:

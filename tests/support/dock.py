@@ -118,6 +118,7 @@ class Dock:
         open_link: Opens the link to the microcontroller; None: there is none.
         firmware: That part of its configuration.
         ring: The path of its frame ring, if it has one.
+        patience_s: How long a test waits for something.
     """
 
     def __init__(
@@ -128,7 +129,9 @@ class Dock:
         open_link: OpenLink | None = None,
         firmware: FirmwareConfig = FirmwareConfig(patience_s=60.0),  # noqa: B008 (frozen)
         ring: Path | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self.patience_s = patience_s
         self.yard = yard
         self.box = Box.make(folder / "box1", roots=yard.roots)
         self.config = msgspec.structs.replace(
@@ -199,7 +202,7 @@ class Dock:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Go on until something is so."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + self.patience_s
         while not condition():
             assert time.monotonic() < deadline_s, f"still {self.state}: {self.update.journal}"
             self.turn()
