@@ -28,7 +28,13 @@ from packaging.requirements import Requirement
 from asdic.contract.errors import ConfigError
 
 PARTS: Final = (
-    *("cli", "contract", "device", "firmware_bridge", "fleet", "quantization", "training"),
+    "cli",
+    "contract",
+    "device",
+    "firmware_bridge",
+    "fleet",
+    "quantization",
+    "training",
 )
 WHEEL: Final = (
     "Wheel-Version: 1.0\nGenerator: asdic flash\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
