@@ -8,7 +8,7 @@ from pathlib import Path
 from asdic.device.application import Application, CurrentRelease
 from asdic.device.application_socket import ApplicationSocket
 from asdic.device.config import StateFolder
-from asdic.fleet.flash.on_box import activate, probe
+from asdic.fleet.flash.on_box import activate, own
 
 
 def test_an_exam_lasts_until_its_time_is_over_or_the_machine_starts_anew(tmp_path: Path) -> None:
@@ -19,9 +19,9 @@ def test_an_exam_lasts_until_its_time_is_over_or_the_machine_starts_anew(tmp_pat
     with closing(socket), Application.connect(state.path) as program:
         program.busy(600.0)
     order = {"state": str(state.path), "now": False}
-    assert 590 < activate.busy_s(order) <= 600
-    assert 590 < probe.busy_s(state.path) <= 600
-    assert activate.busy_s({**order, "now": True}) == 0
+    assert 590 < own.busy_s(state.path) <= 600
+    assert activate.is_disturbed(order)
+    assert not activate.is_disturbed({**order, "now": True})
     busy = state.application / "busy.json"
     busy.write_text(busy.read_text().replace('"boot":"', '"boot":"0'))
-    assert (activate.busy_s(order), probe.busy_s(state.path)) == (0, 0)
+    assert (own.busy_s(state.path), activate.is_disturbed(order)) == (0, False)

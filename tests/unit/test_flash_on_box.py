@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from asdic.fleet.flash.on_box import activate, probe, script, stage
+from asdic.fleet.flash.on_box import PARTS, activate, own, probe, script, stage
 
-SCRIPTS = ("probe", "stage", "activate")
 VERSION = "0.1.0-0123456789ab"
 
 
@@ -35,17 +35,25 @@ def send(tmp_path: Path, data: bytes, *, promised: bytes | None = None) -> None:
     stage.main(order, io.BytesIO(data))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_needs_nothing_but_python_3_10(name: str) -> None:
-    tree = ast.parse(script(name), feature_version=(3, 10))
-    modules = {
+@pytest.mark.parametrize("name", PARTS)
+def test_a_script_needs_nothing_but_python_3_10_and_what_travels_with_it(name: str) -> None:
+    here: set[str] = set()
+    for part, source in json.loads(script(name)):
+        wanted = imports(ast.parse(source, feature_version=(3, 10)))
+        ours = {one for one in wanted if one.startswith("asdic.")}
+        assert ours <= here
+        assert {one.split(".")[0] for one in wanted - ours} <= set(sys.stdlib_module_names)
+        assert "tomllib" not in wanted
+        here.add(part)
+
+
+def imports(tree: ast.Module) -> set[str]:
+    return {
         (node.module if isinstance(node, ast.ImportFrom) else alias.name) or ""
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    newer = {"tomllib"}
-    assert {one.split(".")[0] for one in modules} <= set(sys.stdlib_module_names) - newer
 
 
 def test_a_file_that_arrives_whole_has_its_name(tmp_path: Path) -> None:
@@ -154,11 +162,11 @@ def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:
     reports = tmp_path / "reports"
     reports.mkdir()
     os.mkfifo(reports / "last.json")
-    assert activate.report_number(tmp_path) == 0
+    assert own.report_number(tmp_path) == 0
     (reports / "last.json").unlink()
     (tmp_path / "elsewhere").write_text('{"number": 7}')
     (reports / "last.json").symlink_to(tmp_path / "elsewhere")
-    assert activate.report_number(tmp_path) == 0
+    assert own.report_number(tmp_path) == 0
     os.mkfifo(tmp_path / "agent.toml")
     assert probe.read(tmp_path / "agent.toml") == ""
 

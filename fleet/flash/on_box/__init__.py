@@ -7,18 +7,29 @@ stays there.
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Final
 
+PARTS: Final = MappingProxyType(
+    {
+        "probe": ("own", "probe"),
+        "stage": ("durable", "stage"),
+        "activate": ("durable", "own", "service", "activate"),
+    }
+)
+"""The modules of each script, each after those that it imports."""
+
 BOOT: Final = """\
-import json, sys
+import json, sys, types
 stdin = sys.stdin.buffer
-source = stdin.read(int(sys.argv[1]))
+for name, source in json.loads(stdin.read(int(sys.argv[1]))):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
 arguments = json.loads(stdin.read(int(sys.argv[2])))
-room = {"__name__": "asdic_on_box"}
-exec(compile(source, "asdic on the box", "exec"), room)
 try:
-    answer = room["main"](arguments, stdin)
+    answer = module.main(arguments, stdin)
 except OSError as error:
     sys.exit(f"{error.filename or 'the box'}: {error.strerror or error}")
 sys.stdout.write(json.dumps(answer))
@@ -27,5 +38,7 @@ sys.stdout.write(json.dumps(answer))
 
 
 def script(name: str) -> bytes:
-    """Return the source of a script of this package."""
-    return files(__name__).joinpath(f"{name}.py").read_bytes()
+    """Return a script as ``BOOT`` reads it: the names and sources of its modules."""
+    folder = files(__name__)
+    parts = [(part, folder.joinpath(f"{part}.py").read_text("utf-8")) for part in PARTS[name]]
+    return json.dumps([(f"{__name__}.{part}", source) for part, source in parts]).encode()

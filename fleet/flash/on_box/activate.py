@@ -9,27 +9,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pwd
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-NAME = "asdic-agent"
+from asdic.fleet.flash.on_box.durable import point, target_of, write
+from asdic.fleet.flash.on_box.own import busy_s, report_number
+from asdic.fleet.flash.on_box.service import Failed, Service, as_user, service_of
+
 POLL_S = 0.1
-CONTROL_S = 60.0
-FILE_LIMIT_BYTES = 1 << 20
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FINAL = {"confirmed", "reverted"}
-
-
-class Failed(Exception):  # noqa: N818 (a reason, which the record keeps)
-    """The new version did not come up; the message says why."""
 
 
 def main(arguments: dict[str, Any], _payload: object) -> Any:
@@ -112,7 +105,7 @@ def snapshot(arguments: dict[str, Any]) -> dict[str, Any]:
 def switch(arguments: dict[str, Any], record: Record) -> None:
     """Stop, point to the new version, install the release, start; then wait for the verdict."""
     service = service_of(arguments)
-    if busy_s(arguments):
+    if is_disturbed(arguments):
         record.say("reverted", "put back", reason="an exam is in progress; try again later")
         return
     try:
@@ -120,7 +113,7 @@ def switch(arguments: dict[str, Any], record: Record) -> None:
         wait_for_verdict(arguments, service)
     except (Failed, OSError, subprocess.SubprocessError) as error:
         record.say("running", "waiting for the end of an exam", reason=str(error))
-        while busy_s(arguments):
+        while is_disturbed(arguments):
             time.sleep(POLL_S)
         record.say("running", "putting back")
         put_back(arguments, record.before)
@@ -131,6 +124,11 @@ def switch(arguments: dict[str, Any], record: Record) -> None:
     if before and before != arguments["version"]:
         point(Path(arguments["prefix"]) / "previous", before)
     record.say("confirmed", "confirmed")
+
+
+def is_disturbed(arguments: dict[str, Any]) -> bool:
+    """Return whether an exam is in progress, which no person has overridden."""
+    return busy_s(Path(arguments["state"])) > 0 and not arguments["now"]
 
 
 def bring_up(arguments: dict[str, Any], record: Record, service: Service) -> None:
@@ -242,238 +240,6 @@ def remove(arguments: dict[str, Any]) -> None:
     service = service_of(arguments)
     service.stop()
     service.remove()
-
-
-class Service:
-    """No service manager: the agent runs as a child while it is on probation, and no longer."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self.arguments = arguments
-        self.files: list[tuple[str, str, int]] = arguments["service"]["files"]
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def stop(self) -> None:
-        """Stop the agent."""
-        if self._child is not None:
-            self._child.terminate()
-            self._child.wait(CONTROL_S)
-
-    def write_files(self, instead: dict[str, str] | None = None) -> None:
-        """Write the service's files: the new ones, or those that were there before."""
-        for path, text, mode in self.files:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(path), text if instead is None else instead.get(path, text), mode)
-
-    def start(self) -> None:
-        """Start the agent."""
-        self._child = subprocess.Popen(self.arguments["run"], **as_user(self.arguments))
-
-    def complaint(self) -> str:
-        """Return why the agent cannot be on its way, or nothing."""
-        if self._child is None or self._child.poll() is None:
-            return ""
-        return f"the agent ended with exit code {self._child.returncode}"
-
-    def settle(self) -> None:
-        """Leave the agent as it shall be after the flash."""
-        self.stop()
-
-    def remove(self) -> None:
-        """Remove the service."""
-        for path, _text, _mode in self.files:
-            Path(path).unlink(missing_ok=True)
-
-
-class Systemd(Service):
-    """A unit of systemd."""
-
-    def stop(self) -> None:
-        """Stop the unit, if there is one."""
-        if Path(self.files[0][0]).exists():
-            control("systemctl", "stop", f"{NAME}.service")
-
-    def start(self) -> None:
-        """Start the unit, now and at every boot."""
-        control("systemctl", "daemon-reload")
-        control("systemctl", "enable", f"{NAME}.service")
-        control("systemctl", "restart", f"{NAME}.service")
-
-    def complaint(self) -> str:
-        """Return whether systemd has given up."""
-        words = ["systemctl", "is-failed", "--quiet", NAME]
-        failed = subprocess.run(words, check=False)
-        return "systemd says that the service failed" if failed.returncode == 0 else ""
-
-    def settle(self) -> None:
-        """Leave it running."""
-
-    def remove(self) -> None:
-        """Remove the unit."""
-        if Path(self.files[0][0]).exists():
-            control("systemctl", "disable", f"{NAME}.service")
-        super().remove()
-        control("systemctl", "daemon-reload")
-
-
-class Runit(Service):
-    """A service of runit: a folder, and a link to it where runsvdir looks."""
-
-    @property
-    def folder(self) -> Path:
-        """The service's folder."""
-        return min((Path(path).parent for path, _, _ in self.files), key=lambda one: len(one.parts))
-
-    @property
-    def link(self) -> Path:
-        """What runsvdir finds."""
-        return Path(self.arguments["service"]["scan"], NAME)
-
-    def stop(self) -> None:
-        """Stop the service, if it is supervised."""
-        if (self.folder / "supervise" / "ok").exists() and self.is_supervised():
-            control("sv", "-w", "50", "force-stop", str(self.folder))
-
-    def start(self) -> None:
-        """Start it, now and at every boot."""
-        (self.folder / "down").unlink(missing_ok=True)
-        if not self.link.exists():
-            self.link.unlink(missing_ok=True)
-            self.link.symlink_to(self.folder)
-        wait_until(self.is_supervised, "runsvdir does not take up the service")
-        control("sv", "-w", "20", "up", str(self.folder))
-
-    def is_supervised(self) -> bool:
-        """Return whether a runsv looks after the folder."""
-        words = ["sv", "status", str(self.folder)]
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-    def complaint(self) -> str:
-        """Runit tries for ever, so it never complains."""
-        return ""
-
-    def settle(self) -> None:
-        """Leave it running."""
-
-    def remove(self) -> None:
-        """Remove the link, have its runsv end, and remove the folder."""
-        self.link.unlink(missing_ok=True)
-        if self.folder.exists() and self.is_supervised():
-            control("sv", "-w", "50", "force-shutdown", str(self.folder))
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def service_of(arguments: dict[str, Any]) -> Service:
-    """Return the service manager's own."""
-    kinds = {"none": Service, "systemd": Systemd, "runit": Runit}
-    return kinds[arguments["service"]["kind"]](arguments)
-
-
-def control(*words: str) -> None:
-    """Ask a service manager.
-
-    Raises:
-        Failed: It refuses.
-    """
-    done = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=CONTROL_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Failed(f"`{' '.join(words)}`: {(done.stderr or done.stdout).strip()}")
-
-
-def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
-    """Wait for a condition."""
-    deadline_s = time.monotonic() + 20.0
-    while not holds():
-        if time.monotonic() > deadline_s:
-            raise Failed(otherwise)
-        time.sleep(POLL_S)
-
-
-def as_user(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return how a process of the agent's user is started."""
-    options: dict[str, Any] = {
-        "cwd": "/",
-        "env": {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-    }
-    if os.geteuid() == 0:
-        entry = pwd.getpwnam(arguments["user"])
-        options |= {
-            "user": entry.pw_uid,
-            "group": entry.pw_gid,
-            "extra_groups": arguments["groups"],
-        }
-    return options
-
-
-def report_number(state: Path) -> int:
-    """Return the number of the last report that the agent before made."""
-    try:
-        return int(agents_own(state / "reports" / "last.json")["number"])
-    except (ValueError, KeyError, TypeError):
-        return 0
-
-
-def busy_s(arguments: dict[str, Any]) -> float:
-    """Return for how many seconds more an exam is in progress that a person does not override."""
-    said = agents_own(Path(arguments["state"]) / "application" / "busy.json")
-    try:
-        is_of_this_boot = said["boot"] == BOOT_ID.read_text().strip()
-        left_s = float(said["until_s"]) - time.monotonic()
-    except (ValueError, KeyError, TypeError):
-        return 0.0
-    return max(0.0, left_s) if is_of_this_boot and not arguments["now"] else 0.0
-
-
-def agents_own(path: Path) -> Any:
-    """Return the JSON of a file, or None; what lies there is neither followed nor waited for."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags)
-        with os.fdopen(descriptor, "rb") as file:
-            return json.loads(file.read(FILE_LIMIT_BYTES))
-    except (OSError, ValueError):
-        return None
-
-
-def target_of(link: Path) -> str:
-    """Return the name that a link points to, or nothing."""
-    return link.readlink().name if link.is_symlink() else ""
-
-
-def point(link: Path, name: str) -> None:
-    """Let a link point to a version, in one step."""
-    partial = link.with_name(f".{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(name)
-    partial.replace(link)
-    sync(link.parent)
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file in one step that survives a power cut."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 STEPS = {

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from asdic.fleet.flash.on_box.own import busy_s
+
 CPU_FEATURES = (
     *("asimd", "asimddp", "i8mm", "sve", "bf16"),
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"),
@@ -180,16 +182,6 @@ def installed(prefix: Path, state: Path, service_files: list[str]) -> dict[str, 
         "busy_s": busy_s(state),
         "is_device": is_there(state / "agent.toml") or is_there(state / "identity"),
     }
-
-
-def busy_s(state: Path) -> float:
-    """Return for how many seconds more an exam is in progress, as its program said to the agent."""
-    said = loaded(state / "application" / "busy.json")
-    try:
-        is_of_this_boot = said["boot"] == read("/proc/sys/kernel/random/boot_id").strip()
-        return max(0.0, float(said["until_s"]) - time.monotonic()) if is_of_this_boot else 0.0
-    except (TypeError, ValueError, KeyError):
-        return 0.0
 
 
 def is_there(path: Path) -> bool:

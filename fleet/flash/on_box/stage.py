@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from asdic.fleet.flash.on_box.durable import write
+
 LOCK_S = 240.0
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{12}")
 MARKER = "asdic-flash.json"
@@ -294,16 +296,6 @@ def remove(arguments: dict[str, Any], _payload: object) -> list[str]:
 def is_ours(path: Path) -> bool:
     """Return whether a flash made this entry of the prefix."""
     return path.name in OURS or VERSION.fullmatch(path.name) is not None
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 STEPS = {
