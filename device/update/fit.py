@@ -12,7 +12,13 @@ from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.firmware import is_in_firmware_range
 from asdic.contract.variant import FirmwarePart, FrameFormat, Variant
 from asdic.device.config import FirmwareConfig
-from asdic.device.update.firmware import Move, next_move, running_image, running_slot
+from asdic.device.update.firmware import (
+    REVERTING,
+    Move,
+    next_move,
+    running_image,
+    running_slot,
+)
 from asdic.device.update.refusal import RefusedInstallError, RefusedReleaseError
 from asdic.firmware_bridge.link import FirmwareInfo, SlotState, is_same_version
 from asdic.firmware_bridge.ring_layout import format_text
@@ -153,8 +159,8 @@ def _check_image(
     check_settled(info)
     if running_image(info).digest == part.digest:
         check_version(part, info)
-    elif not info.can_test_boot:
-        check_way_back(info, config, is_on_disk=is_on_disk)
+    else:
+        check_way_back(info, config, is_on_disk=is_on_disk, can_test_boot=info.can_test_boot)
 
 
 def _check_slots(info: FirmwareInfo) -> None:
@@ -185,13 +191,32 @@ def check_settled(info: FirmwareInfo) -> None:
 
 
 def check_way_back(
-    info: FirmwareInfo, config: FirmwareConfig, *, is_on_disk: Callable[[str], bool]
+    info: FirmwareInfo,
+    config: FirmwareConfig,
+    *,
+    is_on_disk: Callable[[str], bool],
+    can_test_boot: bool,
 ) -> None:
-    """Check that there is a way back without a boot on trial, and that it may be gone.
+    """Check that there is a way back to what runs, and that it may be gone.
+
+    ``can_test_boot``: whether it can boot on trial, as far as that is known by now.
 
     Raises:
         RefusedInstallError: There is none, or it may not.
     """
+    if not can_test_boot:
+        _check_policy(info, config)
+    if info.boot_mode not in REVERTING and not is_on_disk(running_image(info).digest):
+        raise RefusedInstallError(
+            "no-way-back",
+            f"the bootloader of {info.board} has not said that it reverts what is on trial, and "
+            f"the firmware {info.version} that runs is not on this box to be written back; install "
+            "a release that brings that firmware first, or build with "
+            "CONFIG_MCUMGR_GRP_OS_BOOTLOADER_INFO=y for a bootloader that swaps",
+        )
+
+
+def _check_policy(info: FirmwareInfo, config: FirmwareConfig) -> None:
     if config.without_test_boot == "refuse":
         raise RefusedInstallError(
             "no-test-boot",
@@ -204,11 +229,4 @@ def check_way_back(
             f"the microcontroller {info.board} boots the highest version that it holds, so that "
             "nothing leads back to an older one; change its bootloader's mode, or write firmware "
             "to it by hand",
-        )
-    if not is_on_disk(running_image(info).digest):
-        raise RefusedInstallError(
-            "no-way-back",
-            f"the microcontroller {info.board} cannot boot an image on trial, and the firmware "
-            f"{info.version} that it runs is not on this box to be written back; install a release "
-            "that brings that firmware first",
         )

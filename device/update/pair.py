@@ -142,8 +142,7 @@ def _begin(work: Work, part: FirmwarePart, info: FirmwareInfo) -> Turn:
     Raises:
         RefusedInstallError: There would be no way back to it.
     """
-    if not info.can_test_boot:
-        _check_way_back(work, info)
+    _check_way_back(work, info, can_test_boot=info.can_test_boot)
     change = FirmwareChange(
         board=part.board,
         before=running_image(info),
@@ -192,14 +191,19 @@ def _without_test(work: Work, change: FirmwareChange, info: FirmwareInfo) -> Tur
     Raises:
         RefusedInstallError: Not at all; the microcontroller runs what it ran.
     """
-    _check_way_back(work, info)
+    _check_way_back(work, info, can_test_boot=False)
     without = msgspec.structs.replace(change, without_test=True)
     work.store.write_firmware(work.digest, without)
     return work.turn(UpdateEvent.PREPARED, firmware=without)
 
 
-def _check_way_back(work: Work, info: FirmwareInfo) -> None:
-    check_way_back(info, work.config.firmware, is_on_disk=lambda one: _has_on_disk(work, one))
+def _check_way_back(work: Work, info: FirmwareInfo, *, can_test_boot: bool) -> None:
+    check_way_back(
+        info,
+        work.config.firmware,
+        is_on_disk=lambda one: _has_on_disk(work, one),
+        can_test_boot=can_test_boot,
+    )
 
 
 @dataclass(frozen=True)

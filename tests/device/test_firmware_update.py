@@ -158,6 +158,7 @@ def named(board: str = BOARD, version: str | None = None) -> Board:
         ("2.0.0", small_slot(), "firmware-too-large", "1500 bytes, a slot of nucleo_h743zi has 10"),
         ("2.0.0", on_trial(), "firmware-on-trial", "confirm or revert it"),
         ("2.0.0", Board(boots=Boots.UPLOADED), "no-test-boot", '`without_test_boot = "re-upload"`'),
+        ("2.0.0", Board(tells_mode=False), "no-way-back", "has not said that it reverts"),
         ("3.3.0", Board(), "no-frame-ring", "this box knows no frame ring"),
     ],
 )  # fmt: skip
