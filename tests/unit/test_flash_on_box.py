@@ -158,6 +158,25 @@ def test_a_switch_that_a_power_cut_ended_is_put_back(tmp_path: Path) -> None:
     assert (prefix / "current").readlink() == Path(VERSION)
 
 
+def test_what_a_service_manager_refuses_keeps_nothing_from_being_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix, unit = tmp_path / "opt", tmp_path / "asdic-agent.service"
+    prefix.mkdir()
+    (prefix / "current").symlink_to("0.2.0-0123456789ab")
+    unit.write_text("new")
+    before = {"current": VERSION, "files": {str(unit): "old"}}
+    service = {"kind": "systemd", "files": [[str(unit), "new", 0o644]], "scan": ""}
+    order = arguments(tmp_path, "undo", service=service, state=str(tmp_path), now=False)
+    activate.Record(prefix, "0.2.0-0123456789ab", before).say("running", "starting the agent")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = activate.main(order, io.BytesIO())
+    assert (prefix / "current").readlink() == Path(VERSION)
+    assert unit.read_text() == "old"
+    assert found["state"] == "reverted"
+    assert "interrupted on the box; while putting back: " in found["reason"]
+
+
 def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:
     reports = tmp_path / "reports"
     reports.mkdir()

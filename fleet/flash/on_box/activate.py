@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,11 @@ class Record:
         self.content.update(state=state, step=step, **further)
         write(self._path, json.dumps(self.content))
 
+    def put_back(self, arguments: dict[str, Any], reason: str) -> None:
+        """Make the box what it was, and write why."""
+        refused = put_back(arguments, self.before)
+        self.say("reverted", "put back", reason="; ".join(filter(None, (reason, refused))))
+
 
 def snapshot(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return what has to be put back if the new version does not come up."""
@@ -116,8 +121,7 @@ def switch(arguments: dict[str, Any], record: Record) -> None:
         while is_disturbed(arguments):
             time.sleep(POLL_S)
         record.say("running", "putting back")
-        put_back(arguments, record.before)
-        record.say("reverted", "put back")
+        record.put_back(arguments, str(error))
         return
     service.settle()
     before = record.before["current"]
@@ -180,22 +184,36 @@ def wait_for_verdict(arguments: dict[str, Any], service: Service) -> None:
     raise Failed(f"nobody confirmed within {arguments['patience_s']:.0f} s that it reported")
 
 
-def put_back(arguments: dict[str, Any], before: dict[str, Any]) -> None:
-    """Make the box what it was: the old version and the old service, or none."""
+def put_back(arguments: dict[str, Any], before: dict[str, Any]) -> str:
+    """Make the box what it was: the old version and the old service, or none.
+
+    Nothing that a service manager refuses keeps the rest from being put back.
+
+    Returns:
+        What it refused, or nothing.
+    """
     prefix = Path(arguments["prefix"])
     service = service_of(arguments)
-    with suppress(OSError, subprocess.SubprocessError):
-        service.stop()
+    complaints = [attempt(service.stop)]
     if before["current"]:
         point(prefix / "current", before["current"])
     else:
         (prefix / "current").unlink(missing_ok=True)
     if before["files"]:
         service.write_files(before["files"])
-        with suppress(Failed):
-            service.start()
+        complaints.append(attempt(service.start))
     else:
-        service.remove()
+        complaints.append(attempt(service.remove))
+    return "; ".join(one for one in complaints if one)
+
+
+def attempt(work: Callable[[], None]) -> str:
+    """Return why something did not work, or nothing."""
+    try:
+        work()
+    except (Failed, OSError, subprocess.SubprocessError) as error:
+        return f"while putting back: {error}"
+    return ""
 
 
 def decide(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -221,9 +239,8 @@ def undo(arguments: dict[str, Any]) -> dict[str, Any]:
     if lock is not None:
         found = read_record(prefix)
         if found["state"] not in {"", *FINAL}:
-            put_back(arguments, found["before"])
             record = Record(prefix, found["version"], found["before"])
-            record.say("reverted", "put back", reason="the switch was interrupted on the box")
+            record.put_back(arguments, "the switch was interrupted on the box")
         os.close(lock)
     return standing(arguments)
 

@@ -87,10 +87,12 @@ class Systemd(Service):
 
     def remove(self) -> None:
         """Remove the unit."""
-        if Path(self.files[0][0]).exists():
-            control("systemctl", "disable", f"{NAME}.service")
-        super().remove()
-        control("systemctl", "daemon-reload")
+        try:
+            if Path(self.files[0][0]).exists():
+                control("systemctl", "disable", f"{NAME}.service")
+        finally:
+            super().remove()
+            control("systemctl", "daemon-reload")
 
 
 class Runit(Service):
@@ -135,9 +137,11 @@ class Runit(Service):
     def remove(self) -> None:
         """Remove the link, have its runsv end, and remove the folder."""
         self.link.unlink(missing_ok=True)
-        if self.folder.exists() and self.is_supervised():
-            control("sv", "-w", "50", "force-shutdown", str(self.folder))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if self.folder.exists() and self.is_supervised():
+                control("sv", "-w", "50", "force-shutdown", str(self.folder))
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def service_of(arguments: dict[str, Any]) -> Service:
