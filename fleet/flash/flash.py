@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from asdic.contract.errors import ConfigError, InstallError
+from asdic.contract.errors import ConfigError, InstallError, LinkError
 from asdic.fleet.flash.box import activation, look, service_files
 from asdic.fleet.flash.cargo import (
     ReleaseCargo,
@@ -140,8 +140,14 @@ class Flash:
         return self._outcome()
 
     def has_heard(self, after: int) -> bool:
-        """Return whether the manager has a report that only the new agent can have signed."""
-        known = self._shore.device(self.plan.device)
+        """Return whether the manager has a report that only the new agent can have signed.
+
+        A manager that is away for a moment has heard nothing yet.
+        """
+        try:
+            known = self._shore.device(self.plan.device)
+        except LinkError:
+            return False
         if known is None or known.report_number <= after:
             return False
         release, before = self._situation.release, self._situation.known
@@ -151,7 +157,10 @@ class Flash:
 
     def heard(self) -> str:
         """Return what the manager has heard of the box."""
-        known = self._shore.device(self.plan.device)
+        try:
+            known = self._shore.device(self.plan.device)
+        except LinkError as error:
+            return str(error)
         return "nothing" if known is None else f"report {known.report_number}, {known.state}"
 
     def _is_under_way(self) -> bool:
