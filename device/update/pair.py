@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import AsdicError, LinkError, ReleaseError
-from asdic.contract.messages import FirmwareFacts, Refusal
+from asdic.contract.errors import AsdicError, ReleaseError
+from asdic.contract.messages import Refusal
 from asdic.contract.variant import FirmwarePart, FrameFormat, Variant
 from asdic.device.update.firmware import (
     REVERTING,
@@ -47,23 +47,25 @@ from asdic.device.update.microcontroller import (
 )
 from asdic.device.update.refusal import RefusedInstallError, RefusedReleaseError, refusal_for
 from asdic.device.update.state import UpdateEvent
-from asdic.device.update.store import Pointer
+from asdic.device.update.surroundings import (
+    asked,
+    facts_of,
+    glance,
+    has_on_disk,
+    image_in,
+    image_on_disk,
+)
 from asdic.device.update.work import Work
-from asdic.firmware_bridge.glance import Glance
-from asdic.firmware_bridge.link import FirmwareInfo, SlotState
+from asdic.firmware_bridge.link import FirmwareInfo
 
-SILENT: Final = "firmware-silent"
 RESETS_LIMIT: Final = 3
 REBOOT_S: Final = 1.0
-RUNNING: Final = frozenset({SlotState.TESTING, SlotState.CONFIRMED})
 _UPLOADS: Final = frozenset({Move.UPLOAD})
 _TRIES: Final = frozenset({Move.UPLOAD, Move.MARK, Move.RESET})
 _AGAIN: Final = frozenset({Move.RESET})
 _GOES_BACK: Final = frozenset(Move)
 
 log = logging.getLogger("asdic.update")
-
-_T = TypeVar("_T")
 
 
 def fits(work: Work, variant: Variant, *, is_current: bool) -> bool:
@@ -77,21 +79,21 @@ def fits(work: Work, variant: Variant, *, is_current: bool) -> bool:
     """
     info = None
     if asks_microcontroller(variant):
-        seen = _asked(work, Look())
+        seen = asked(work, Look())
         if seen is None:
             return False
         info = seen.info
         work.visit.microcontroller = facts_of(info)
         check_microcontroller(
-            variant, info, work.config.firmware, is_on_disk=lambda one: _has_on_disk(work, one)
+            variant, info, work.config.firmware, is_on_disk=lambda one: has_on_disk(work, one)
         )
         if is_current and variant.firmware is not None:
             check_runs_already(variant.firmware, info)
     if variant.requires.frames is not None and asks_ring(variant, info):
-        glance = _glance(work)
-        if glance is None:
+        ring = glance(work)
+        if ring is None:
             return False
-        check_frames(variant.requires.frames, glance.frames)
+        check_frames(variant.requires.frames, ring.frames)
     return True
 
 
@@ -115,13 +117,13 @@ def _prepare(work: Work, part: FirmwarePart) -> bool | Turn:
     Only a bootloader that has said so leaves an image alone that was not marked. Any other may
     boot it at the next power cut, so what it runs is remembered before the first byte.
     """
-    done = _asked(
+    done = asked(
         work,
         Advance(
             board=part.board,
             wanted=Image(version=part.version, digest=part.digest),
             may=_UPLOADS if work.visit.is_harmless else frozenset(),
-            image=_image_in(work, work.digest),
+            image=image_in(work, work.digest),
         ),
     )
     if done is None:
@@ -158,13 +160,13 @@ def _try(work: Work, part: FirmwarePart, change: FirmwareChange) -> bool | Turn:
     tries = work.visit.resets
     may = _TRIES if tries == 0 else _AGAIN if tries < RESETS_LIMIT else frozenset[Move]()
     try:
-        done = _asked(
+        done = asked(
             work,
             Advance(
                 board=change.board,
                 wanted=change.after,
                 may=may,
-                image=_image_in(work, work.digest),
+                image=image_in(work, work.digest),
                 without_test=change.without_test,
             ),
         )
@@ -201,7 +203,7 @@ def _check_way_back(work: Work, info: FirmwareInfo, *, can_test_boot: bool) -> N
     check_way_back(
         info,
         work.config.firmware,
-        is_on_disk=lambda one: _has_on_disk(work, one),
+        is_on_disk=lambda one: has_on_disk(work, one),
         can_test_boot=can_test_boot,
     )
 
@@ -222,7 +224,7 @@ def watch(work: Work, part: FirmwarePart, *, has_inferred: bool) -> Watched:
     proven = has_inferred and _frames_came(work, work.variant.requires.frames)
     question: Question[Seen] = Keep(wanted=part.digest) if proven else Look()
     try:
-        seen = _asked(work, question)
+        seen = asked(work, question)
         if seen is None:
             return Watched()
         _check_runs(work, part, seen)
@@ -260,20 +262,20 @@ def _frames_came(work: Work, needs: FrameFormat | None) -> bool:
     """
     if needs is None:
         return True
-    glance = _glance(work)
-    if glance is None:
+    ring = glance(work)
+    if ring is None:
         return False
     try:
-        check_frames(needs, glance.frames)
+        check_frames(needs, ring.frames)
     except ReleaseError as error:
         work.visit.trouble = error  # The acquisition may be about to make the ring anew.
         return False
     first = work.visit.first_frame
-    if first is None or first.generation != glance.generation:
-        work.visit.first_frame = glance
+    if first is None or first.generation != ring.generation:
+        work.visit.first_frame = ring
         return False
     work.visit.trouble = None
-    return glance.written - first.written >= work.config.probation.inferences
+    return ring.written - first.written >= work.config.probation.inferences
 
 
 def is_firmware_back(work: Work) -> bool:
@@ -282,9 +284,9 @@ def is_firmware_back(work: Work) -> bool:
     if change is None or work.visit.is_firmware_back:
         return True
     work.visit.writes_firmware = True
-    image = _image_on_disk(work, change.before.digest)
+    image = image_on_disk(work, change.before.digest)
     try:
-        done = _asked(work, _way_back(work, change, image))
+        done = asked(work, _way_back(work, change, image))
     except NoTestBootError:
         work.visit.cannot_test_boot = True
         return False
@@ -325,86 +327,3 @@ def _lost(change: FirmwareChange) -> AsdicError:
         f"firmware {change.before.version} is neither on the microcontroller nor on this box any "
         "more; write it with `asdic firmware upload`",
     )
-
-
-def _asked(work: Work, question: Question[_T]) -> _T | None:
-    """Return the answer, or None where there is none yet; why is noted for the deadline.
-
-    Raises:
-        RefusedInstallError: This box has no link to a microcontroller.
-        AsdicError: The microcontroller said no.
-    """
-    if work.microcontroller is None:
-        raise RefusedInstallError(
-            "no-firmware-link",
-            "the release needs the microcontroller, and this box knows none; name its address "
-            "as `link` under [firmware] in agent.toml",
-        )
-    try:
-        answer = work.microcontroller.ask(question)
-    except LinkError as error:
-        work.visit.trouble = RefusedInstallError(
-            SILENT, f"the microcontroller does not answer: {error}"
-        )
-        return None
-    if answer is not None and _code(work.visit.trouble) == SILENT:
-        work.visit.trouble = None
-    return answer
-
-
-def _code(error: AsdicError | None) -> str:
-    return refusal_for(error).code if error is not None else ""
-
-
-def _glance(work: Work) -> Glance | None:
-    """Return what the frame ring is, or None where it is not there yet.
-
-    Raises:
-        RefusedInstallError: This box has no ring.
-    """
-    if work.frames is None:
-        raise RefusedInstallError(
-            "no-frame-ring",
-            "the release needs frames of a certain format, and this box knows no frame ring; name "
-            "it as `ring` under [frames] in agent.toml",
-        )
-    try:
-        return work.frames()
-    except AsdicError as error:  # the writer or the operator may mend it
-        work.visit.trouble = RefusedInstallError(
-            "frames-silent", f"the frames cannot be looked at: {error}"
-        )
-        return None
-
-
-def facts_of(info: FirmwareInfo) -> FirmwareFacts:
-    """Return what a report says of the microcontroller."""
-    running = next((slot for slot in info.slots if slot.state in RUNNING), None)
-    digest = running.digest if running is not None else None
-    return FirmwareFacts(board=info.board, version=info.version, digest=digest or "")
-
-
-def _image_in(work: Work, digest: str) -> ImageFile | None:
-    """Return the firmware that a stored release brings."""
-    part = work.store.variant(digest).firmware
-    if part is None:
-        return None
-    return ImageFile(path=work.store.release_folder(digest) / part.file.name, part=part)
-
-
-def _has_on_disk(work: Work, image: str) -> bool:
-    return _image_on_disk(work, image) is not None
-
-
-def _image_on_disk(work: Work, image: str) -> ImageFile | None:
-    """Return the image with the digest ``image`` from any release in the store."""
-    for digest in (work.store.pointer(name) for name in Pointer):
-        if digest is None:
-            continue
-        try:
-            found = _image_in(work, digest)
-        except AsdicError:
-            continue
-        if found is not None and found.part.digest == image and found.path.is_file():
-            return found
-    return None
