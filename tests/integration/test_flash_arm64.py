@@ -23,9 +23,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from asdic.contract.errors import LinkError
 from asdic.contract.messages import Report
 from asdic.contract.release import Layout
 from asdic.fleet.flash.shore import Shore
+from asdic.fleet.flash.wheelhouse import build_wheelhouse
 from asdic.fleet.signing import ImageRepository
 from asdic.fleet.view import DeviceView
 from tests.conftest import missing
@@ -40,6 +42,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TARGET: Final = "arm64-litert-int8"
 DEVICE: Final = "arm-1"
+CACHE: Final = Path("~/.cache/asdic/wheelhouse").expanduser()
 SERVICE: Final = "/etc/sv/asdic-agent"
 ASDIC: Final = "from asdic.cli.main import main; main()"
 
@@ -71,7 +74,8 @@ class Desk:
         """Flash the box and return what the command says of it."""
         (said,) = self.asdic(
             *("flash", "--target", TARGET, "--release", "1.0.0", "--tag", "ward=icu"),
-            *("--device", DEVICE, "--user", getpass.getuser(), "--service", "runit", *words),
+            *("--device", DEVICE, "--user", getpass.getuser(), "--service", "runit"),
+            *("--cache", str(CACHE), *words),
         )
         return said
 
@@ -99,7 +103,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Iterator[Desk]:
-    reason = arm64_system.unavailable_reason()
+    reason = arm64_system.unavailable_reason() or _absence()
     if reason is not None:
         missing(reason)
     folder = tmp_path_factory.mktemp("desk")
@@ -109,6 +113,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Iterato
     ImageRepository(folder / "releases", folder / "keys").sign(layout, "1.0.0")
     with arm_ssh_box(folder / "box") as box, serving(folder):
         yield Desk(folder, box)
+
+
+def _absence() -> str | None:
+    """Return why the box or its wheels cannot be brought, or None."""
+    try:
+        build_wheelhouse(
+            CACHE,
+            architecture="aarch64",
+            python=arm64_system.python_of(arm64_system.arm64_system()),
+            runtime="litert",
+            progress=lambda _words: None,
+        )
+    except (arm64_system.Arm64SystemError, LinkError) as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture(scope="module")
