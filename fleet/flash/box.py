@@ -20,8 +20,16 @@ ServiceFile = tuple[str, str, int]
 RUNIT_FILES: Final = ("run", "finish", "log/run")
 
 
-def look(session: Session, site: Site, broker: tuple[str, int]) -> tuple[Remote, Facts]:
+def look(
+    session: Session, site: Site, *, broker: tuple[str, int], service: str | None
+) -> tuple[Remote, Facts]:
     """Return how to work on a box, and what was found there; nothing is changed.
+
+    Args:
+        session: The connection.
+        site: Where on the box an installation is, or shall be.
+        broker: The port that the box has to reach.
+        service: What shall start the agent (``auto``: what there is); None for what does now.
 
     Raises:
         ConfigError: It has no fitting Python.
@@ -38,14 +46,25 @@ def look(session: Session, site: Site, broker: tuple[str, int]) -> tuple[Remote,
             str(layout.systemd_unit),
             *(str(layout.runit_service / name) for name in RUNIT_FILES),
         ],
+        "service_folders": {
+            "systemd": str(layout.systemd_unit.parent),
+            "runit": str(layout.runit_service.parent),
+        },
     }
     facts = parse_facts(remote.call("probe", arguments), site.address)
+    facts = msgspec.structs.replace(facts, service=_service(facts, service))
     if facts.needs_root and facts.sudo == "yes":
         root = remote.as_root()
         seen = parse_facts(root.call("probe", arguments), site.address)
         facts = msgspec.structs.replace(facts, installed=seen.installed)
         remote = root
     return remote, facts
+
+
+def _service(facts: Facts, wanted: str | None) -> str:
+    if wanted is None:
+        return facts.installed.service
+    return facts.service_manager if wanted == "auto" else wanted
 
 
 def service_files(service: str, layout: Layout) -> list[ServiceFile]:

@@ -78,6 +78,12 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     is_device: bool = False
 
     @property
+    def service(self) -> str:
+        """The kind of service that a flash has set up, as its files say."""
+        kinds = ["systemd" if one.endswith(".service") else "runit" for one in self.service_files]
+        return kinds[0] if kinds else "none"
+
+    @property
     def switching_to(self) -> str:
         """The version of a switch whose process is at work, or nothing."""
         return str((self.activation or {}).get("version", "")) if self.activating else ""
@@ -123,8 +129,9 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a preflight looks at. Sizes are bytes, ``time_s`` is the box's own clock.
 
-    ``sudo`` is ``yes``, or why it cannot be used; ``broker`` is empty where the fleet's broker
-    answers the box, or says why it does not.
+    ``sudo`` is ``yes``, or why it cannot be used; ``service`` is what shall start the agent, and
+    ``service_places`` are the folders where services of each kind are put; ``broker`` is empty
+    where the fleet's broker answers the box, or says why it does not.
     """
 
     architecture: str
@@ -148,6 +155,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: Accelerator
     broker: str
     installed: Installed
+    service_places: dict[str, Place] = {}
+    service: str = "none"
 
     def lines(self, now_s: float) -> Iterator[tuple[str, str]]:
         """Yield names and values for a person; ``now_s`` is the time here."""
@@ -164,9 +173,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         yield "login", f"{self.user}{', through sudo' if self.needs_root else ''}"
 
     @property
+    def places(self) -> tuple[Place, ...]:
+        """All folders that are written to: prefix, state, and that of the service, if any."""
+        service = self.service_places.get(self.service)
+        return (self.prefix, self.state, *((service,) if service else ()))
+
+    @property
     def needs_root(self) -> bool:
         """Whether the user who logged in may not write where asdic goes."""
-        return self.uid != 0 and not (self.prefix.writable and self.state.writable)
+        return self.uid != 0 and not all(one.writable for one in self.places)
 
     @property
     def python_minor(self) -> str:

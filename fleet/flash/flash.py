@@ -22,7 +22,7 @@ from asdic.fleet.flash.cargo import (
     release_for,
     version_for,
 )
-from asdic.fleet.flash.plan import Plan, layout_for, make_plan, service_for
+from asdic.fleet.flash.plan import Plan, layout_for, make_plan
 from asdic.fleet.flash.relay import relay
 from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.shore import Shore
@@ -80,7 +80,7 @@ class Flash:
         if wish.release is not None:
             release = release_for(shore.releases, wish.release, wish.target)
         broker = shore.broker()
-        remote, facts = look(self._session, wish, broker)
+        remote, facts = look(self._session, wish, broker=broker, service=wish.service)
         self.version = version_for(
             facts, wish.kind, simulate=wish.simulate, wheelhouse=self._wheelhouse
         )
@@ -93,7 +93,7 @@ class Flash:
             broker="{}:{}".format(*broker),
             now_s=time.time(),
         )
-        layout, service = layout_for(wish, facts, self.version), service_for(wish, facts)
+        layout, service = layout_for(wish, facts, self.version), facts.service
         files = service_files(service, layout)
         self.plan = make_plan(
             self._situation,

@@ -110,11 +110,6 @@ def _groups(wish: Wish, facts: Facts) -> tuple[str, ...]:
     return facts.accelerator.groups
 
 
-def service_for(wish: Wish, facts: Facts) -> str:
-    """Return what will start the agent."""
-    return facts.service_manager if wish.service == "auto" else wish.service
-
-
 def make_plan(
     situation: Situation, *, layout: Layout, service: str, service_files: dict[str, str]
 ) -> Plan:

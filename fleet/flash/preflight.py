@@ -8,7 +8,7 @@ from typing import Final
 
 from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import runtime_of
-from asdic.fleet.flash.facts import ARCHITECTURES, Facts, Installed
+from asdic.fleet.flash.facts import ARCHITECTURES, Facts, Installed, Place
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Wish
 
@@ -67,17 +67,25 @@ def _machine_problems(situation: Situation) -> Iterator[str]:
 
 
 def _permission_problems(wish: Wish, facts: Facts) -> Iterator[str]:
-    for place in (facts.prefix, facts.state):
+    for place in facts.places:
         if place.read_only:
-            yield f"{place.path} is on a read-only file system; name one on a data partition"
+            yield f"{place.path} is on a read-only file system; {_elsewhere(place, facts)}"
     if facts.needs_root and facts.sudo != "yes":
+        closed = " and ".join(one.path for one in facts.places if not one.writable)
         yield (
-            f"{facts.user} may not write {facts.prefix.path} and {facts.state.path}, and sudo does "
-            f"not help ({facts.sudo}); allow sudo without a password, log in as root, or name "
-            "a --prefix and a --state that the user may write"
+            f"{facts.user} may not write {closed}, and sudo does not help ({facts.sudo}); allow "
+            "sudo without a password, log in as root, or name a --prefix and a --state that the "
+            "user may write, and --service none"
         )
     if facts.uid != 0 and not facts.needs_root and wish.user not in {None, facts.user}:
         yield f"only root lets {wish.user} run the agent; log in as root, or leave --user out"
+
+
+def _elsewhere(place: Place, facts: Facts) -> str:
+    """Return what to do about a place that cannot be written to by anybody."""
+    if place in {facts.prefix, facts.state}:
+        return "name one on a data partition with --prefix and --state"
+    return "let it be written while you flash, name a --service-folder, or --service none"
 
 
 def _space_problems(situation: Situation) -> Iterator[str]:
@@ -149,11 +157,8 @@ def _service_problems(wish: Wish, facts: Facts, service: str) -> Iterator[str]:
     if service == "runit" and not (wish.runit_scan or facts.runit_scan):
         yield "runsvdir looks in no folder that is known; name it with --runit-scan"
     installed = facts.installed
-    kinds = {
-        "systemd" if path.endswith(".service") else "runit" for path in installed.service_files
-    }
-    for other in sorted(kinds - {service}):
-        yield f"the box has a {other} service of asdic's already; `asdic unflash` it first"
+    if installed.service_files and installed.service != service:
+        yield f"the box has a {installed.service} service of asdic's; `asdic unflash` it first"
 
 
 def warnings(facts: Facts, now_s: float) -> Iterator[str]:

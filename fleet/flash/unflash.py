@@ -34,7 +34,7 @@ class Unflash:
         Raises:
             LinkError: The box does not answer.
         """
-        self._remote, self._facts = look(self._session, self._site, ("", 0))
+        self._remote, self._facts = look(self._session, self._site, broker=("", 0), service=None)
         installed, site = self._facts.installed, self._site
         return (
             *(f"{path} (service)" for path in sorted(installed.service_files)),
@@ -108,5 +108,4 @@ def _check(site: Site, facts: Facts) -> None:
 
 def _service(facts: Facts) -> tuple[str, list[ServiceFile]]:
     files = [(path, text, 0o644) for path, text in facts.installed.service_files.items()]
-    is_systemd = any(path.endswith(".service") for path, _, _ in files)
-    return ("systemd" if is_systemd else "runit"), files
+    return facts.installed.service, files

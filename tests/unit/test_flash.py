@@ -12,7 +12,7 @@ import pytest
 from asdic.contract.errors import ConfigError
 from asdic.fleet.flash.cargo import File, ReleaseCargo, Version
 from asdic.fleet.flash.facts import Accelerator, Facts, Installed, Marker, Place
-from asdic.fleet.flash.plan import Plan, layout_for, make_plan, service_for
+from asdic.fleet.flash.plan import Plan, layout_for, make_plan
 from asdic.fleet.flash.situation import Situation
 from asdic.fleet.flash.wish import Wish
 from asdic.fleet.view import DeviceView
@@ -129,9 +129,14 @@ def plan(tmp_path: Path, **fields: Any) -> Plan:
     return make_plan(
         situation,
         layout=layout_for(situation.wish, situation.facts, situation.version),
-        service=service_for(situation.wish, situation.facts),
+        service=service_of(situation),
         service_files={"/etc/systemd/system/asdic-agent.service": "unit"},
     )
+
+
+def service_of(situation: Situation) -> str:
+    wanted = situation.wish.service
+    return situation.facts.service_manager if wanted == "auto" else wanted
 
 
 def flashed(tmp_path: Path, **fields: Any) -> Installed:
@@ -206,11 +211,29 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
         ({"libc": ""}, {}, "the box has no glibc, the wheels need glibc"),
         ({"memory_bytes": 128 << 20}, {}, "128 MiB of memory, the agent and its runner need 256"),
         ({"prefix": place(read_only=True)}, {}, "read-only file system; name one on a data"),
+        (
+            {
+                "service": "systemd",
+                "service_places": {"systemd": place("/etc/systemd/system", read_only=True)},
+            },
+            {},
+            "/etc/systemd/system is on a read-only file system; let it be written .*service-folder",
+        ),
+        (
+            {
+                "uid": 1000,
+                "user": "admin",
+                "service": "systemd",
+                "service_places": {"systemd": place("/etc/systemd/system", writable=False)},
+            },
+            {},
+            "admin may not write /etc/systemd/system, and sudo does not help .*--service none",
+        ),
         ({"prefix": place(free_bytes=1 << 20)}, {}, "has 1 MiB free, this takes 4; make room"),
         (
             {"uid": 1000, "user": "admin", "prefix": place(writable=False)},
             {},
-            "admin may not write /opt/asdic .* sudo does not help .*log in as root",
+            "admin may not write /opt/asdic, and sudo does not help .*log in as root",
         ),
         ({"uid": 1000, "user": "admin"}, {"user": "asdic"}, "only root lets asdic run the agent"),
         ({"broker": "Connection refused"}, {}, "cannot reach the fleet's broker at 192.0.2.7:1883"),
@@ -227,7 +250,7 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
         (
             {"installed": Installed(service_files={"/etc/sv/asdic-agent/run": ""})},
             {},
-            "has a runit service of asdic's already",
+            "has a runit service of asdic's; `asdic unflash` it",
         ),
         ({"installed": Installed(agent_toml=AGENT)}, {"device": "box8"}, "is 'box7' already"),
         (

@@ -43,6 +43,9 @@ def main(arguments: dict[str, Any], _payload: object) -> dict[str, Any]:
         "time_s": time.time(),
         "prefix": place(prefix),
         "state": place(state),
+        "service_places": {
+            kind: place(Path(folder)) for kind, folder in arguments["service_folders"].items()
+        },
         "service_manager": service_manager(),
         "runit_scan": next((path for path in RUNIT_SCANS if Path(path).is_dir()), ""),
         "accelerator": accelerator(),
