@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -251,7 +250,7 @@ def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
                 f"{plan.address} as {plan.device}",
                 ("what", "now", "will be done"),
                 (
-                    *((what, found, "") for what, found in plan.facts.lines(time.time())),
+                    *((what, found, "") for what, found in plan.facts.lines(plan.now_s)),
                     *((one.what, one.found, one.todo or "nothing") for one in plan.steps),
                 ),
             )

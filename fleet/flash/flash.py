@@ -81,6 +81,7 @@ class Flash:
             release = release_for(shore.releases, wish.release, wish.target)
         broker = shore.broker()
         remote, facts = look(self._session, wish, broker=broker, service=wish.service)
+        now_s = time.time()
         self.version = version_for(
             facts, wish.kind, simulate=wish.simulate, wheelhouse=self._wheelhouse
         )
@@ -91,7 +92,7 @@ class Flash:
             release=release,
             known=shore.device(device_of(wish, facts)),
             broker="{}:{}".format(*broker),
-            now_s=time.time(),
+            now_s=now_s,
         )
         layout, service = layout_for(wish, facts, self.version), facts.service
         files = service_files(service, layout)

@@ -61,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     facts: Facts
+    now_s: float
     device: str
     layout: Layout
     service: str
@@ -128,6 +129,7 @@ def make_plan(
     return Plan(
         address=situation.wish.address,
         facts=situation.facts,
+        now_s=situation.now_s,
         device=situation.device,
         layout=layout,
         service=service,
