@@ -54,8 +54,10 @@ endif
 	$(call apt_install,/lib/ld-linux.so.2,libc6-i386 lib32gcc-s1,the board with Zephyr)
 	$(call apt_install,arm-none-eabi-gcc,gcc-arm-none-eabi,a model as C for a microcontroller)
 
+# First what judges times, with nothing beside it; then the rest, two files at a time.
 tests: $(VENV)/.dev debian
-	$(BIN)/pytest
+	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile
 
 # Which lines no test reaches; counting them takes half as long again.
 coverage: $(VENV)/.dev debian

@@ -28,6 +28,8 @@ from tests.support.boxes import PATIENCE_S, QUICK, Box, runs
 from tests.support.models import labelled_discs, make_tiny_variant
 from tests.support.yard import Yard
 
+pytestmark = pytest.mark.alone
+
 LAYERS: Final = 60
 """As many that the time of 1.0.0 is that of its model."""
 DEFAULT: Final = Limits()

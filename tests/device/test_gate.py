@@ -16,6 +16,8 @@ from asdic.device.update.gate import Trial, Verdict
 from tests.support.models import make_tiny_variant
 from tests.support.yard import JETSON
 
+pytestmark = pytest.mark.alone
+
 PATIENCE_S = 60.0
 
 

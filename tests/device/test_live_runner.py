@@ -25,6 +25,8 @@ from tests.support.models import labelled_discs, make_keyword_variant, make_tiny
 from tests.support.programs import Child
 from tests.support.yard import Yard
 
+pytestmark = pytest.mark.alone
+
 FRAME = labelled_discs(1)[0][0]
 OPENVINO = partial(make_tiny_variant, target="x86-openvino-int8")
 

@@ -29,6 +29,8 @@ from asdic.fleet.view import RolloutView
 from tests.support.boxes import QUICK, Box, wait_until
 from tests.support.yard import JETSON, Yard
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def client(yard: Yard, tmp_path: Path) -> Iterator[FleetClient]:

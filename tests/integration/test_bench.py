@@ -41,6 +41,8 @@ from asdic.device.runner.preprocess import prepare_image
 from asdic.device.runner.runner import Runner
 from tests.support.models import labelled_discs, make_keyword_variant, make_tiny_variant
 
+pytestmark = pytest.mark.alone
+
 IMAGE = labelled_discs(1)[0][0]
 SHORT = Settings(seconds=0.2, threads=(1,), cold_starts=1)
 NO_COLD = replace(SHORT, cold_starts=0)
