@@ -14,20 +14,21 @@ from tests.faults import pairs
 from tests.faults.explore import Explorer, Played
 from tests.faults.row import Forbidden
 from tests.faults.scenario import PAIR_STORIES
+from tests.faults.stops import explorers_in
 
 NAMES = [story.name for story in PAIR_STORIES]
 
 
 @pytest.fixture(scope="module")
 def explorers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Explorer]]:
-    with pairs.explorers_in(tmp_path_factory.mktemp("pairs")) as made:
+    with explorers_in(tmp_path_factory.mktemp("pairs"), PAIR_STORIES) as made:
         yield made
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[dict[str, Explorer]]:
     """Explorers that know nothing of how the whole code plays, for a worse one."""
-    with pairs.explorers_in(tmp_path) as made:
+    with explorers_in(tmp_path, PAIR_STORIES) as made:
         yield made
 
 

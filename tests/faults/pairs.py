@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from asdic.firmware_bridge.simulator import Fault
 from tests.faults.explore import Explorer, Played, Stop, outcome_of
 from tests.faults.row import Outcome, Row
 from tests.faults.scenario import PAIR_STORIES
-from tests.faults.stage import stage_in
+from tests.faults.stops import explorers_in, one_stop
 from tests.faults.world import World
 
 STOPS: Final = 4
@@ -27,36 +28,15 @@ FAULTS: Final = tuple(fault for fault in Fault if fault is not Fault.NONE)
 _BY_NAME: Final = {story.name: story for story in PAIR_STORIES}
 
 
-@contextmanager
-def explorers_in(folder: Path) -> Iterator[dict[str, Explorer]]:
-    """Yield an explorer for each story of a pair, by name."""
-    with stage_in(folder) as stage:
-        yield {name: Explorer(stage, story) for name, story in _BY_NAME.items()}
-
-
 def is_at_microcontroller(stop: Stop) -> bool:
     """Return whether a stop came right after a call to the microcontroller."""
     return stop.name in {"info", "upload", "chunk", "mark_for_test", "confirm", "reset"}
 
 
 @contextmanager
-def one_stop(folder: Path) -> Iterator[Callable[[str], Outcome]]:
-    """Yield what stops a story at every call."""
-    with explorers_in(folder) as explorers:
-
-        def try_point(point: str) -> Outcome:
-            explorer = explorers[point]
-            before = explorer.runs
-            played = [explorer.go_on(stop) for stop in explorer.first().stops]
-            return outcome_of(point, played, runs=explorer.runs - before, cases=len(played))
-
-        yield try_point
-
-
-@contextmanager
 def many_stops(folder: Path) -> Iterator[Callable[[str], Outcome]]:
     """Yield what stops stories again and again at random."""
-    with explorers_in(folder) as explorers:
+    with explorers_in(folder, PAIR_STORIES) as explorers:
 
         def try_point(point: str) -> Outcome:
             first = int(point.split()[1])
@@ -84,7 +64,7 @@ def stopped_often(explorers: dict[str, Explorer], seed: int) -> Played:
 @contextmanager
 def failed_calls(folder: Path) -> Iterator[Callable[[str], Outcome]]:
     """Yield what lets one call to the microcontroller fail, each in turn."""
-    with explorers_in(folder) as explorers:
+    with explorers_in(folder, PAIR_STORIES) as explorers:
 
         def try_point(point: str) -> Outcome:
             name, fault = point.split(" ")
@@ -121,7 +101,7 @@ ONE: Final = Row(
     fault="model and firmware: stop at every storage operation and every call to the "
     "microcontroller, whose power goes too or not; restart",
     points=lambda: list(_BY_NAME),
-    open=one_stop,
+    open=partial(one_stop, stories=PAIR_STORIES),
     sample=1,
 )
 MANY: Final = Row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from tests.faults.around import Memory
 from tests.faults.disk import MODELS, PowerCut, SimulatedDisk, Tree
 from tests.faults.explore import BUGS, Explorer, Played, outcome_of
 from tests.faults.row import Outcome, Row
-from tests.faults.scenario import STORIES
+from tests.faults.scenario import STORIES, Scenario
 from tests.faults.stage import Stage, stage_in
 from tests.faults.world import quiet
 
@@ -24,16 +24,20 @@ RANDOM_STORIES: Final = ("install", "update", "repeated", "rollback")
 
 
 @contextmanager
-def explorers_in(folder: Path) -> Iterator[dict[str, Explorer]]:
+def explorers_in(
+    folder: Path, stories: Sequence[Scenario] = STORIES
+) -> Iterator[dict[str, Explorer]]:
     """Yield an explorer for each story, by name."""
     with stage_in(folder) as stage:
-        yield {story.name: Explorer(stage, story) for story in STORIES}
+        yield {story.name: Explorer(stage, story) for story in stories}
 
 
 @contextmanager
-def one_stop(folder: Path) -> Iterator[Callable[[str], Outcome]]:
+def one_stop(
+    folder: Path, stories: Sequence[Scenario] = STORIES
+) -> Iterator[Callable[[str], Outcome]]:
     """Yield what stops a story at every call."""
-    with explorers_in(folder) as explorers:
+    with explorers_in(folder, stories) as explorers:
 
         def try_point(point: str) -> Outcome:
             explorer = explorers[point]

@@ -16,18 +16,17 @@ import pytest
 from asdic.contract.messages import UpdateState
 from asdic.contract.variant import Requirements
 from asdic.firmware_bridge.connect import open_link
-from asdic.firmware_bridge.image import parse_image, payload_of
-from asdic.firmware_bridge.image_making import ImageSpec, make_image
+from asdic.firmware_bridge.image import parse_image
 from asdic.firmware_bridge.restart import restart
 from asdic.fleet.needs import FirmwareFile
 from tests.conftest import missing
 from tests.support.dock import Dock, docked
 from tests.support.yard import Yard
 from tests.support.zephyr import (
-    LOAD_ADDRESS,
     PROGRAM,
-    SLOT_BYTES,
+    QEMU,
     mcuboot_board,
+    next_version,
     unavailable_mcuboot,
     unavailable_native,
     unavailable_network,
@@ -36,7 +35,6 @@ from tests.support.zephyr import (
 )
 
 NATIVE = "native_sim/native"
-QEMU = "mps2/an385"
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +108,7 @@ def test_mcuboot_that_cannot_test_is_left_as_it_was(tmp_path: Path) -> None:
 
 def newer(folder: Path) -> FirmwareFile:
     """The program of the board in qemu as a higher version."""
-    old = (zephyr_files() / PROGRAM).read_bytes()
-    facts = parse_image(old)
-    spec = ImageSpec(
-        version="1.2.0",
-        slot_bytes=SLOT_BYTES,
-        header_bytes=facts.header_bytes,
-        board=QEMU,
-        load_address=LOAD_ADDRESS,
-        overwrite_only=True,
-    )
     path = folder / "newer.bin"
-    path.write_bytes(make_image(bytes(facts.header_bytes) + payload_of(old, facts), spec, key=None))
+    path.write_bytes(next_version())
     digest = parse_image(path.read_bytes()).digest
     return FirmwareFile(path=path, board=QEMU, version="1.2.0", digest=digest)

@@ -11,29 +11,24 @@ import pytest
 
 from asdic.contract.errors import LinkError
 from asdic.firmware_bridge.connect import open_link, parse_address
-from asdic.firmware_bridge.image import FirmwareImageError, parse_image, payload_of
+from asdic.firmware_bridge.image import FirmwareImageError, parse_image
 from asdic.firmware_bridge.image_gate import check_fits
 from asdic.firmware_bridge.image_keys import KeyKind, make_key
-from asdic.firmware_bridge.image_making import ImageSpec, make_image
 from asdic.firmware_bridge.link import FirmwareInfo, FirmwareRefusalError, SlotState
 from asdic.firmware_bridge.restart import restart
 from asdic.firmware_bridge.smp_link import SmpLink
 from asdic.firmware_bridge.smp_session import SmpSession
 from tests.conftest import missing
 from tests.support.zephyr import (
-    LOAD_ADDRESS,
-    PROGRAM,
-    SLOT_BYTES,
+    QEMU,
     mcuboot_board,
+    next_version,
     unavailable_mcuboot,
     unavailable_native,
     unavailable_network,
     zephyr_board,
     zephyr_console,
-    zephyr_files,
 )
-
-BOARD = "mps2/an385"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def test_zephyr_without_image_slots_refuses_by_name(native: str) -> None:
 
 
 def test_an_image_for_another_board_does_not_pass_the_gate(native: str, tmp_path: Path) -> None:
-    image = parse_image(next_version(tmp_path))
+    image = parse_image(signed_version(tmp_path))
     with (
         open_link(native, timeout_s=0.5) as link,
         pytest.raises(FirmwareImageError, match="native_sim"),
@@ -83,21 +78,11 @@ def test_an_image_for_another_board_does_not_pass_the_gate(native: str, tmp_path
         check_fits(image, link.info())
 
 
-def next_version(folder: Path) -> bytes:
+def signed_version(folder: Path) -> bytes:
     """The board's own program as version 1.2.0, signed, and for this board."""
-    old = (zephyr_files() / PROGRAM).read_bytes()
-    facts = parse_image(old)
-    spec = ImageSpec(
-        version="1.2.0",
-        slot_bytes=SLOT_BYTES,
-        header_bytes=facts.header_bytes,
-        board=BOARD,
-        load_address=LOAD_ADDRESS,
-        overwrite_only=True,
-    )
     key = folder / "key.pem"
     make_key(key, KeyKind.ED25519)
-    return make_image(bytes(facts.header_bytes) + payload_of(old, facts), spec, key=key)
+    return next_version(key)
 
 
 @dataclass(kw_only=True)
@@ -121,7 +106,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     if reason := unavailable_mcuboot():
         missing(reason)
     folder = tmp_path_factory.mktemp("mcuboot")
-    image = next_version(folder)
+    image = signed_version(folder)
     before_cut: list[int] = []
     progress: list[int] = []
     with mcuboot_board(folder) as address:
@@ -187,7 +172,7 @@ def send_unchecked(address: str, image: bytes) -> None:
 
 @pytest.mark.slow
 def test_mcuboot_boots_the_higher_version(seen: Seen) -> None:
-    assert (seen.before.board, seen.before.version) == (BOARD, "0.0.0")
+    assert (seen.before.board, seen.before.version) == (QEMU, "0.0.0")
     assert [slot.version for slot in seen.uploaded.slots] == ["0.0.0", "1.2.0"]
     assert (seen.uploaded.version, seen.after.version) == ("0.0.0", "1.2.0")
     assert [(slot.digest, slot.state) for slot in seen.after.slots][1] == (
@@ -217,4 +202,4 @@ def test_a_board_that_runs_from_ram_cannot_test(seen: Seen) -> None:
 
 def test_a_damaged_image_is_refused_before_it_is_sent(native: str, tmp_path: Path) -> None:
     with SmpLink(parse_address(native)) as link, pytest.raises(FirmwareImageError, match="damaged"):
-        link.upload(flipped(next_version(tmp_path)), version="1.2.0")
+        link.upload(flipped(signed_version(tmp_path)), version="1.2.0")

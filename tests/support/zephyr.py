@@ -32,6 +32,8 @@ from typing import Final
 
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import new_folder, sha256_of
+from asdic.firmware_bridge.image import parse_image, payload_of
+from asdic.firmware_bridge.image_making import ImageSpec, make_image
 
 SDIST: Final = "smpclient-7.3.0"
 SDIST_DIGEST: Final = "sha256:86aa4bc1c621805d97f449793a4077f049aa88a98a1e916bf59423d072bd2a3b"
@@ -43,6 +45,7 @@ BOOTLOADER: Final = f"{_SERVER}_mps2_an385_serial_recovery_buf2048.hex"
 PROGRAM: Final = f"{_SERVER}_mps2_an385_serial_recovery_buf2048.signed.bin"
 FILES: Final = (NATIVE, CONSOLE, BOOTLOADER, PROGRAM)
 PROGRAM_ADDRESS: Final = 0x20050000
+QEMU: Final = "mps2/an385"
 LOAD_ADDRESS: Final = 0x20240000
 SLOT_BYTES: Final = 0x40000
 LOADER_32_BIT: Final = Path("/lib/ld-linux.so.2")
@@ -215,3 +218,18 @@ def _locked(folder: Path) -> Iterator[None]:
     with folder.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def next_version(key: Path | None = None) -> bytes:
+    """Return the program of the board in qemu as its version 1.2.0, signed or not."""
+    old = (zephyr_files() / PROGRAM).read_bytes()
+    facts = parse_image(old)
+    spec = ImageSpec(
+        version="1.2.0",
+        slot_bytes=SLOT_BYTES,
+        header_bytes=facts.header_bytes,
+        board=QEMU,
+        load_address=LOAD_ADDRESS,
+        overwrite_only=True,
+    )
+    return make_image(bytes(facts.header_bytes) + payload_of(old, facts), spec, key=key)
