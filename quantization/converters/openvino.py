@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,8 @@ def of_program(model: FloatModel, folder: Path) -> FloatFiles:
     openvino = _openvino()
     program = program_of(model.path, model.description.inputs)
     try:
-        graph = openvino.convert_model(program)
+        with _root_logger_as_it_was():
+            graph = openvino.convert_model(program)
     except Exception as error:
         raise unsupported(error, converter="OpenVINO", program=program) from error
     return _written(model, graph, (graph.inputs, graph.outputs), folder)
@@ -46,9 +49,22 @@ def of_tflite(model: FloatModel, folder: Path) -> FloatFiles:
 
 def _read(openvino: Any, model: FloatModel) -> Any:
     try:
-        return openvino.convert_model(str(model.path))
+        with _root_logger_as_it_was():
+            return openvino.convert_model(str(model.path))
     except Exception as error:
         raise unsupported(error, converter="OpenVINO", graph=_onnx_graph(model)) from error
+
+
+@contextmanager
+def _root_logger_as_it_was() -> Iterator[None]:
+    """Undo what OpenVINO does to everybody's root logger; it does so itself only on success."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def _onnx_graph(model: FloatModel) -> Any:

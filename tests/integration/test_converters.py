@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from itertools import product
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_an_unsupported_operator_of_onnx_is_named_with_its_node(
     )
     with pytest.raises(UnsupportedModelError, match=r"Det \(the node '/head/det'\)"):
         convert(read(path, tmp_path), model_format, tmp_path / "float")
+
+
+@pytest.mark.parametrize("model_format", QUICK)
+def test_a_refused_model_leaves_the_logging_as_it_was(
+    tmp_path: Path, model_format: ModelFormat
+) -> None:
+    path = write_program(tmp_path / "bessel.pt2", _InLayer(), example())
+    root = logging.getLogger()
+    before = (root.level, [*root.filters], [*root.handlers])
+    with pytest.raises(UnsupportedModelError):
+        convert(read(path, tmp_path), model_format, tmp_path / "float")
+    assert (root.level, root.filters, root.handlers) == before
 
 
 def _program_with(value: float, folder: Path) -> tuple[FloatModel, str]:
