@@ -40,12 +40,15 @@ debian:
 	$(call apt_install,chromium,chromium,the browser)
 	$(call apt_install,proot,proot,the arm64 box)
 	$(call apt_install,cc,gcc libc6-dev,the C library)
-# Where systemd runs, the package would start an sshd for all the world.
+# Where systemd runs, these packages would start a server: an sshd for all the world, a broker.
 ifeq ($(wildcard /run/systemd/system),)
 	$(call apt_install,sshd,openssh-server,flashing over SSH)
+	$(call apt_install,mosquitto,mosquitto,a broker with TLS)
 else
 	@PATH=$$PATH:/usr/sbin; command -v sshd >/dev/null || \
 	  echo "asdic: flashing over SSH needs the Debian package openssh-server; its tests are skipped"
+	@PATH=$$PATH:/usr/sbin; command -v mosquitto >/dev/null || \
+	  echo "asdic: a broker with TLS needs the Debian package mosquitto; its tests are skipped"
 endif
 	$(call apt_install,runsvdir,runit,flashing over SSH)
 	$(call apt_install,systemd-analyze,systemd,the judgement of the systemd unit)

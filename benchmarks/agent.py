@@ -34,11 +34,11 @@ import paho.mqtt.client as mqtt
 import psutil
 from paho.mqtt.enums import CallbackAPIVersion
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import LinkError
 from asdic.contract.messages import up_topic
 from asdic.device.application import Application, CurrentRelease
 from asdic.device.application_socket import ApplicationSocket
-from asdic.device.config import BrokerAddress
 from asdic.fleet.broker import open_broker
 from benchmarks import swap
 from benchmarks.device_footprint import TARGET, machine, warning
@@ -340,8 +340,7 @@ def _stand() -> Iterator[Stand]:
         data = Path(os.environ.get("ASDIC_DATA", REPOSITORY.parent / "shared" / "data"))
         variant = make_keyword_variant(folder / "variant", data, target=TARGET)
         yard = Yard(folder / "yard")
-        with open_broker(folder, None) as address:
-            broker = BrokerAddress(host=address.host, port=address.port)
+        with open_broker(folder, None) as broker:
             box = Box.make(folder / "box", roots=yard.roots, broker=broker)
             words = Words(broker)
             try:

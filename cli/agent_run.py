@@ -38,13 +38,21 @@ def run(state: Path, frames: str | None, fps: float, no_runner: bool) -> None:
     from asdic.device.link import MqttLink
     from asdic.device.log import keep_warnings
     from asdic.device.update.storage import Storage
+    from asdic.device.update.trust import TrustFolder
 
     log_to_stderr()
     is_stopped = stop_on_signals()
     folder = state_folder(state)
     config = with_ring(read_config(folder), frames)
     keep_warnings(folder)
-    link = MqttLink(config.broker, config.device, read_key(folder), config.timing)
+    trust = TrustFolder(folder.trust, Storage())
+    link = MqttLink(
+        config.broker,
+        config.device,
+        read_key(folder),
+        config.timing,
+        signed_s=trust.newest_signed_s,
+    )
     supervisor = supervisor_for(folder, config, frames=frames, fps=fps, no_runner=no_runner)
     with locked(folder):
         Agent(folder, config, link=link, storage=Storage(), supervisor=supervisor).run(is_stopped)

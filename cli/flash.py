@@ -280,10 +280,18 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         print_json(results)
     else:
         print_table("Boxes", ("box", "device", "release", "asdic", "result"), map(_row, results))
+        _show_judgements(results)
     failed = [one for one in results if one.error]
     if failed:
         several = f"{len(failed)} of {len(results)} boxes failed"
         raise FlashFailedError(failed[0].error if len(results) == 1 else several)
+
+
+def _show_judgements(results: Sequence[Result]) -> None:
+    for one in results:
+        judgement = one.outcome.security if one.outcome and not one.skipped else None
+        for line in judgement.lines() if judgement else ():
+            click.echo(f"{one.address}: {line}")
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -239,13 +239,17 @@ class EnrolReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrolGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device needs to take part: both trust roots and the broker's address."""
+    """What a device needs to take part: both trust roots, and the broker's address.
+
+    ``broker_ca`` are the authorities (PEM) that vouch for the broker; empty means no TLS.
+    """
 
     device: str
     image_root: str
     director_root: str
     broker_host: str
     broker_port: int
+    broker_ca: str = ""
 
 
 def check_device_id(device: str) -> str:

@@ -7,7 +7,6 @@ yields what it found; what it stumbles over it raises, and that is a finding too
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from asdic.contract.broker import check_broker
 from asdic.contract.errors import AsdicError, ConfigError, LinkError
 from asdic.contract.files import check_digest, parse_json, read_bounded
 from asdic.contract.messages import Report, UpdateState
@@ -285,18 +285,17 @@ def _clock_check(case: Case) -> Iterator[Found]:
 
 
 def _link(case: Case) -> Iterator[Found]:
-    broker = case.config.broker
-    where = f"the broker at {broker.host}:{broker.port}"
+    broker, trust = case.config.broker, TrustFolder(case.state.trust, Storage())
     try:
-        socket.create_connection((broker.host, broker.port), timeout=CONNECT_S).close()
-    except OSError as error:
+        check_broker(broker, timeout_s=CONNECT_S, signed_s=trust.newest_signed_s())
+    except AsdicError as error:
         yield _warning(
-            f"{where} does not answer: {error.strerror or error}",
+            str(error),
             "look at cable, network and firewall; the model runs on, updates have to wait "
             "or come on a USB stick (`asdic-agent install`)",
         )
     else:
-        yield _ok(f"{where} answers")
+        yield _ok(f"the broker at {broker} answers")
 
 
 def _store(case: Case) -> Iterator[Found]:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import read_bounded, write_file
 from asdic.contract.messages import UpdateState, check_device_id
@@ -21,13 +22,6 @@ from asdic.contract.target import target_named
 from asdic.device.update.state import DEADLINES_S
 
 CONFIG_LIMIT_BYTES: Final = 64 << 10
-
-
-class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the fleet's MQTT broker listens."""
-
-    host: str
-    port: int
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

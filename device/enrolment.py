@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from asdic.contract.broker import BrokerAddress, tls_context
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.files import canonical_json, parse_json
 from asdic.contract.messages import (
@@ -31,7 +32,7 @@ from asdic.contract.messages import (
 )
 from asdic.contract.target import target_named
 from asdic.contract.trust import METADATA_LIMIT_BYTES, proof_of, public_hex
-from asdic.device.config import AgentConfig, BrokerAddress, StateFolder, read_config, write_config
+from asdic.device.config import AgentConfig, StateFolder, read_config, write_config
 from asdic.device.identity import make_key
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
@@ -101,6 +102,7 @@ def enrol(
     grant = _ask(server, token_id, secret, canonical_json(body).decode())
     if grant.device != device:
         raise LinkError(f"the manager enrolled {grant.device!r}, this is {device!r}")
+    broker = _broker_of(grant)
     trust = TrustFolder(state.trust, storage)
     trust.bootstrap(image_root=grant.image_root, director_root=grant.director_root)
     config = AgentConfig(
@@ -108,11 +110,25 @@ def enrol(
         target=target,
         simulated=simulated,
         server=server,
-        broker=BrokerAddress(host=grant.broker_host, port=grant.broker_port),
+        broker=broker,
         tags=dict(tags),
     )
     write_config(state, config)
     return config
+
+
+def _broker_of(grant: EnrolGrant) -> BrokerAddress:
+    """Return where the broker is.
+
+    Raises:
+        ConfigError: No authority is among those that should vouch for it.
+    """
+    if grant.broker_ca:
+        try:
+            tls_context(grant.broker_ca)
+        except ConfigError as error:
+            raise ConfigError(f"the manager's grant names no authority: {error}") from error
+    return BrokerAddress(host=grant.broker_host, port=grant.broker_port, ca=grant.broker_ca)
 
 
 def _split(token: str) -> tuple[str, str]:

@@ -10,8 +10,10 @@ import logging
 import os
 import queue
 import random
+import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -20,6 +22,7 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
+from asdic.contract.broker import BrokerAddress, link_reason, overlook_time, tls_context
 from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseError
 from asdic.contract.files import canonical_json
 from asdic.contract.messages import (
@@ -41,7 +44,7 @@ from asdic.contract.messages import (
 from asdic.contract.release import Descriptor, Layout, hex_of
 from asdic.contract.trust import OFFER_LIMIT_BYTES, parse_offer, sign_envelope
 from asdic.device.carried import plain_size, read_plain
-from asdic.device.config import BrokerAddress, Timing
+from asdic.device.config import Timing
 from asdic.device.update.fetch import BlobSource
 
 INBOX_MESSAGES: Final = 64
@@ -113,12 +116,27 @@ class MqttLink:
 
     Nothing is queued while the broker is away: after a new connection the agent says again how
     things stand. A full inbox makes the network thread wait, so TCP slows the broker down.
+
+    Args:
+        address: The broker, and the authority that vouches for it, if it speaks TLS.
+        device: Who we are.
+        key: Signs what we say.
+        timing: How patient we are.
+        signed_s: Returns the newest signed time that the device has seen; 0 for none.
     """
 
     def __init__(
-        self, address: BrokerAddress, device: str, key: Ed25519PrivateKey, timing: Timing
+        self,
+        address: BrokerAddress,
+        device: str,
+        key: Ed25519PrivateKey,
+        timing: Timing,
+        *,
+        signed_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._address = address
+        self._tls = tls_context(address.ca) if address.ca else None
+        self._signed_s = signed_s
         self._device = device
         self._key = key
         self._inbox: queue.Queue[Arrival] = queue.Queue(maxsize=INBOX_MESSAGES)
@@ -191,11 +209,18 @@ class MqttLink:
             min_delay=timing.reconnect_min_s * random.uniform(1.0, 2.0),  # type: ignore[arg-type] # noqa: S311
             max_delay=timing.reconnect_max_s * random.uniform(0.75, 1.25),  # type: ignore[arg-type] # noqa: S311
         )
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+            client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
+
+    def _on_pre_connect(self, _client: mqtt.Client, _data: object) -> None:
+        if self._tls is not None:
+            overlook_time(self._tls, now_s=time.time(), signed_s=self._signed_s())
 
     def _on_connect(
         self, client: mqtt.Client, _data: object, _flags: object, reason: Any, _props: object
@@ -204,7 +229,7 @@ class MqttLink:
             self._complain(f"refuses this device: {reason}")
             return
         self._complained = False
-        log.info("connected to the broker at %s:%d", self._address.host, self._address.port)
+        log.info("connected to the broker at %s", self._address)
         repairs = repair_topic(self._device, "+", 0).removesuffix("0") + "+"
         own = (offer_topic(self._device), bench_topic(self._device), number_topic(self._device))
         for name in (*own, repairs, *tuple(self._followed)):
@@ -213,7 +238,8 @@ class MqttLink:
         self._put(Connected())
 
     def _on_connect_fail(self, _client: mqtt.Client, _data: object) -> None:
-        self._complain("cannot be reached")
+        # paho calls this while it handles the error, and does not say which.
+        self._complain(f"cannot be reached ({link_reason(sys.exc_info()[1])})")
 
     def _on_disconnect(
         self, _client: mqtt.Client, _data: object, _flags: object, reason: Any, _props: object
@@ -256,8 +282,7 @@ class MqttLink:
         """Log one line an outage, not one an attempt."""
         if not self._complained:
             self._complained = True
-            address = f"{self._address.host}:{self._address.port}"
-            log.warning("the broker at %s %s; trying again until it answers", address, what)
+            log.warning("the broker at %s %s; trying again until it answers", self._address, what)
 
 
 class FolderLink:

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from asdic.contract.errors import ConfigError, LinkError, MissingPackageError
+from asdic.contract.broker import BrokerAddress, check_broker
+from asdic.contract.errors import LinkError, MissingPackageError
 from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
 
 BROKER_FILE: Final = "broker.json"
@@ -24,61 +23,27 @@ _LOOPBACK: Final = "127.0.0.1"
 _CONNECT_S: Final = 5.0
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a broker listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Return the address in ``host:port``.
-
-    Raises:
-        ConfigError: It is not one.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise ConfigError(f"{text!r} is not a broker's address; write it like 192.0.2.7:1883")
-    return Address(host=host.strip("[]"), port=int(port))
-
-
 @contextmanager
 def open_broker(
-    state: Path, external: Address | None, *, patience_s: float = 5.0
-) -> Iterator[Address]:
+    state: Path, external: BrokerAddress | None, *, patience_s: float = 5.0
+) -> Iterator[BrokerAddress]:
     """Yield the address of a broker that answers: an embedded one, or ``external``.
 
     The broker of a manager that has just died is given ``patience_s`` to let go of its port.
 
     Raises:
-        LinkError: The external broker cannot be reached, or the remembered port is taken.
+        LinkError: The external broker does not answer, or the remembered port is taken.
     """
     if external is None:
         with _embedded(state, patience_s) as address:
             yield address
     else:
-        check_reachable(external)
+        check_broker(external, timeout_s=_CONNECT_S)
         yield external
 
 
-def check_reachable(address: Address) -> None:
-    """Check that something listens at ``address``.
-
-    Raises:
-        LinkError: It does not answer.
-    """
-    try:
-        socket.create_connection((address.host, address.port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise LinkError(f"no broker at {address}: {error.strerror or error}") from error
-
-
 @contextmanager
-def _embedded(state: Path, patience_s: float) -> Iterator[Address]:
+def _embedded(state: Path, patience_s: float) -> Iterator[BrokerAddress]:
     try:
         from iotcore import Broker
     except ImportError as error:
@@ -96,17 +61,17 @@ def _embedded(state: Path, patience_s: float) -> Iterator[Address]:
         broker.stop()
 
 
-def _remembered(state: Path) -> Address:
+def _remembered(state: Path) -> BrokerAddress:
     path = state / BROKER_FILE
     if path.exists():
-        return parse_json(read_bounded(path, 4096), Address, what=str(path))
+        return parse_json(read_bounded(path, 4096), BrokerAddress, what=str(path))
     with socket.create_server((_LOOPBACK, 0)) as server:
-        address = Address(host=_LOOPBACK, port=server.getsockname()[1])
+        address = BrokerAddress(host=_LOOPBACK, port=server.getsockname()[1])
     write_file(path, canonical_json(address))
     return address
 
 
-def _wait_until_free(address: Address, patience_s: float) -> None:
+def _wait_until_free(address: BrokerAddress, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while not _is_free(address):
         if time.monotonic() > deadline:
@@ -117,7 +82,7 @@ def _wait_until_free(address: Address, patience_s: float) -> None:
         time.sleep(0.1)
 
 
-def _is_free(address: Address) -> bool:
+def _is_free(address: BrokerAddress) -> bool:
     try:
         socket.create_server((address.host, address.port)).close()
     except OSError:

@@ -10,9 +10,9 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from asdic.contract.broker import BrokerAddress, link_reason, tls_context
 from asdic.contract.errors import LinkError
 from asdic.contract.messages import up_topic
-from asdic.fleet.broker import Address
 
 _RECONNECT_S: Final = (1, 30)
 _CHANNELS: Final = ("reported", "progress", "missing", "presence", "bench")
@@ -38,12 +38,14 @@ class MqttLink:
     ``inbox`` holds ``Connected`` after each connection and ``Received`` for each message.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: BrokerAddress) -> None:
         self.inbox: queue.Queue[Received | Connected] = queue.Queue(maxsize=10_000)
         self._address = address
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"asdic-manager-{uuid.uuid4().hex[:12]}"
         )
+        if address.ca:
+            self._client.tls_set_context(tls_context(address.ca))
         self._client.reconnect_delay_set(*_RECONNECT_S)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
@@ -61,7 +63,7 @@ class MqttLink:
         try:
             self._client.connect(self._address.host, self._address.port, keepalive=30)
         except OSError as error:
-            reason = error.strerror or error
+            reason = link_reason(error)
             raise LinkError(f"no broker at {self._address}: {reason}") from error
         self._client.loop_start()
 

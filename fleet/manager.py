@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from asdic.contract.bench import BenchOrder
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import canonical_json, parse_json
 from asdic.contract.messages import (
@@ -35,7 +36,6 @@ from asdic.contract.messages import (
 )
 from asdic.contract.release import Layout, Release
 from asdic.contract.trust import proof_of
-from asdic.fleet.broker import Address
 from asdic.fleet.conflicts import Conflict, signed_number
 from asdic.fleet.database import Database
 from asdic.fleet.decision import (
@@ -84,7 +84,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
 class Fleet:
     """A running fleet. Its methods may be called from any thread."""
 
-    def __init__(self, config: FleetConfig, broker: Address) -> None:
+    def __init__(self, config: FleetConfig, broker: BrokerAddress) -> None:
         self.config = config
         self.broker = broker
         self._database = Database(config.state / DATABASE_FILE)
@@ -144,6 +144,7 @@ class Fleet:
                 director_root=self.director.first_root(),
                 broker_host=self.broker.host,
                 broker_port=self.broker.port,
+                broker_ca=self.broker.ca,
             )
         text = canonical_json(grant)
         return EnrolReply(body=text.decode(), proof=proof_of(secret.encode(), text))

@@ -17,9 +17,10 @@ from typing import Final
 import msgspec
 import uvicorn
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.files import canonical_json, write_file
-from asdic.fleet.broker import Address, open_broker
+from asdic.fleet.broker import open_broker
 from asdic.fleet.manager import Fleet, FleetConfig
 from asdic.fleet.web.app import web_app
 
@@ -40,7 +41,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def running(
-    config: FleetConfig, *, port: int = 0, external: Address | None = None
+    config: FleetConfig, *, port: int = 0, external: BrokerAddress | None = None
 ) -> Iterator[tuple[Serving, Fleet]]:
     """Run the whole server in threads while the block runs.
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.errors import ConfigError
+from asdic.contract.errors import AsdicError, ConfigError
 from asdic.contract.files import read_bounded
 from asdic.contract.trust import METADATA_LIMIT_BYTES
 from asdic.device.update.sealed import (
@@ -107,6 +107,13 @@ class TrustFolder:
     def __init__(self, folder: Path, storage: Storage) -> None:
         self.folder = folder
         self._storage = storage
+
+    def newest_signed_s(self) -> float:
+        """Return the newest signed time that was seen; 0 where there is none, or it is lost."""
+        try:
+            return self.read().floor.issued_at
+        except (AsdicError, OSError):
+            return 0.0
 
     def read(self) -> Trust:
         """Return the trust.

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from asdic.contract.broker import BrokerAddress
 from asdic.fleet.flash.facts import Facts, parse_facts
 from asdic.fleet.flash.layout import Layout
 from asdic.fleet.flash.plan import places_of
@@ -21,14 +22,14 @@ RUNIT_FILES: Final = ("run", "finish", "log/run")
 
 
 def look(
-    session: Session, site: Site, *, broker: tuple[str, int], service: str | None
+    session: Session, site: Site, *, broker: BrokerAddress | None, service: str | None
 ) -> tuple[Remote, Facts]:
     """Return how to work on a box, and what was found there; nothing is changed.
 
     Args:
         session: The connection.
         site: Where on the box an installation is, or shall be.
-        broker: The port that the box has to reach.
+        broker: The broker that the box has to reach; None for none.
         service: What shall start the agent (``auto``: what there is); None for what does now.
 
     Raises:
@@ -40,8 +41,7 @@ def look(
     arguments = {
         "prefix": site.prefix,
         "state": site.state,
-        "broker_host": broker[0],
-        "broker_port": broker[1],
+        "broker": None if broker is None else msgspec.structs.asdict(broker),
         "service_files": [
             str(layout.systemd_unit),
             *(str(layout.runit_service / name) for name in RUNIT_FILES),

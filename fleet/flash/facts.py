@@ -110,10 +110,11 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the agent looks for the broker."""
+    """Where the agent looks for the broker, and whom it trusts there."""
 
     host: str = ""
     port: int = 0
+    ca: str = ""
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):

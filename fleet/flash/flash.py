@@ -28,14 +28,17 @@ from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.shore import Shore
 from asdic.fleet.flash.situation import Situation, device_of
 from asdic.fleet.flash.staging import Staging
-from asdic.fleet.flash.switch import Switch
+from asdic.fleet.flash.switch import Judgement, Switch
 from asdic.fleet.flash.wish import Wish
 
 Say = Callable[[str], None]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one box: who it is, what was done, and what it signed that it runs."""
+    """What came of one box: who it is, what was done, and what it signed that it runs.
+
+    ``security`` is what systemd says of its unit, where a systemd runs it.
+    """
 
     address: str
     device: str
@@ -45,6 +48,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     done: tuple[str, ...]
     sent_bytes: int
     seconds: float
+    security: Judgement | None = None
 
 
 class Flash:
@@ -91,7 +95,7 @@ class Flash:
             version=self.version,
             release=release,
             known=shore.device(device_of(wish, facts)),
-            broker="{}:{}".format(*broker),
+            broker=broker,
             now_s=now_s,
         )
         layout, service = layout_for(wish, facts, self.version), facts.service
@@ -238,4 +242,5 @@ class Flash:
             done=tuple(step.todo for step in plan.steps if step.todo),
             sent_bytes=self.staging.sent_bytes,
             seconds=round(time.monotonic() - self._begun_s, 1),
+            security=self._switch.judge() if plan.service == "systemd" else None,
         )

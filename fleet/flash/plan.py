@@ -182,7 +182,7 @@ def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) 
     yield Step(
         what="fleet",
         found=f"enrolled as {installed.agent.device}" if installed.agent else "not enrolled",
-        todo=f"enrol as {situation.device}" if needs.enrol else "",
+        todo=f"enrol as {situation.device}, broker {situation.broker}" if needs.enrol else "",
     )
     if release is not None:
         yield Step(

@@ -126,7 +126,7 @@ def _fleet_problems(situation: Situation) -> Iterator[str]:
         yield (
             f"the box cannot reach the fleet's broker at {situation.broker} "
             f"({situation.facts.broker}); give the manager one that boxes reach: "
-            "`asdic serve --broker HOST:PORT`"
+            "`asdic serve --broker HOST:PORT [--broker-ca CA.pem]`"
         )
 
 

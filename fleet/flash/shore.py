@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError
 from asdic.fleet.client import FleetClient
 from asdic.fleet.flash.host_keys import KnownHosts
@@ -25,14 +26,13 @@ class Shore:
         self.folder = fleet / "flash"
         self.hosts = KnownHosts(self.folder / "known_hosts")
 
-    def broker(self) -> tuple[str, int]:
-        """Return host and port of the fleet's broker.
+    def broker(self) -> BrokerAddress:
+        """Return the fleet's broker.
 
         Raises:
             LinkError: The manager does not answer.
         """
-        host, _, port = self.client.get("overview", Overview).broker.rpartition(":")
-        return host, int(port)
+        return self.client.get("broker", BrokerAddress)
 
     def device(self, name: str) -> DeviceView | None:
         """Return what the manager knows of a device, or None.

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError
 from asdic.contract.messages import check_device_id
 from asdic.fleet.flash.cargo import ReleaseCargo, Version
@@ -23,7 +24,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
         version: The version of asdic for it.
         release: The release that it shall run, or None.
         known: What the manager knows of a device of its name, or None.
-        broker: Where the fleet's broker listens, as ``host:port``.
+        broker: The fleet's broker.
         now_s: The time here.
     """
 
@@ -32,7 +33,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     version: Version
     release: ReleaseCargo | None
     known: DeviceView | None
-    broker: str
+    broker: BrokerAddress
     now_s: float
 
     @property
@@ -54,12 +55,12 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_enrolled(self) -> bool:
-        """Whether the agent has its tags, and looks for the broker where it is."""
+        """Whether the agent has its tags, and the broker's address and authority."""
         agent = self.facts.installed.agent
         return (
             agent is not None
             and agent.tags == self.tags
-            and f"{agent.broker.host}:{agent.broker.port}" == self.broker
+            and msgspec.structs.asdict(agent.broker) == msgspec.structs.asdict(self.broker)
         )
 
     @property

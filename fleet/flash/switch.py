@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from asdic.contract.errors import InstallError
+import msgspec
+
+from asdic.contract.errors import InstallError, LinkError
 from asdic.fleet.flash.remote import Remote
 
 INSTALL_S: Final = 1800.0
@@ -26,6 +28,27 @@ class Ear(Protocol):
 
     def heard(self) -> str:
         """Return what was heard last, for a person."""
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a box's systemd says of the unit that it runs.
+
+    Attributes:
+        exposure: The score of ``systemd-analyze security``, of 10, less being better; None where
+            that gave none.
+        level: Its word for the score, as ``OK``.
+        notes: What ``systemd-analyze verify`` does not like, or why nothing could be judged.
+    """
+
+    exposure: float | None = None
+    level: str = ""
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """Return it for a person."""
+        score = f"systemd-analyze security: {self.exposure} ({self.level})"
+        notes = (f"note: {note}" for note in self.notes)
+        return (*([] if self.exposure is None else [score]), *notes)
 
 
 class Switch:
@@ -62,6 +85,16 @@ class Switch:
     def undo(self) -> None:
         """Put back what a switch left whose process has ended before its time."""
         self._do("undo")
+
+    def judge(self) -> Judgement:
+        """Return what the box's systemd says of the unit that it runs.
+
+        The switch has been confirmed, so nothing that goes wrong here is a failure.
+        """
+        try:
+            return msgspec.convert(self._do("judge"), Judgement)
+        except (InstallError, LinkError) as error:
+            return Judgement(notes=(f"nobody has judged the unit: {error}",))
 
     def follow(self, ear: Ear) -> None:
         """Wait until the new agent was heard, then confirm.

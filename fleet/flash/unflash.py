@@ -34,7 +34,7 @@ class Unflash:
         Raises:
             LinkError: The box does not answer.
         """
-        self._remote, self._facts = look(self._session, self._site, broker=("", 0), service=None)
+        self._remote, self._facts = look(self._session, self._site, broker=None, service=None)
         installed, site = self._facts.installed, self._site
         return (
             *(f"{path} (service)" for path in sorted(installed.service_files)),

@@ -1,8 +1,8 @@
 """HTTP on loopback: the API of the verbs, enrolment, and a page for people.
 
-Reading the overview needs no token on loopback; every change needs the bearer token, enrolment a
-claim. Foreign ``Host`` and ``Origin`` headers are refused, so that a web page elsewhere cannot
-reach in through the user's browser.
+Reading the overview, or where the broker is, needs no token on loopback; every change needs the
+bearer token, enrolment a claim. Foreign ``Host`` and ``Origin`` headers are refused, so that a web
+page elsewhere cannot reach in through the user's browser.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class WebApp:
             Route("/fragment", self.fragment),
             Mount("/static", StaticFiles(directory=_HERE / "static")),
             Route(f"{api}/overview", self.overview),
+            Route(f"{api}/broker", self.broker),
             Route(f"{api}/enrol", self.enrol, methods=["POST"]),
             Route(f"{api}/tokens", self.guarded(self.new_token), methods=["POST"]),
             Route(f"{api}/rollouts", self.guarded(self.rollouts), methods=["GET"]),
@@ -116,6 +117,10 @@ class WebApp:
     async def overview(self, request: Request) -> Response:
         """Answer what the page shows, as JSON."""
         return await _answer(lambda _request, _body: self._overview(), request)
+
+    async def broker(self, request: Request) -> Response:
+        """Answer where the broker is and who vouches for it, as JSON."""
+        return await _answer(lambda _request, _body: self._fleet.broker, request)
 
     async def enrol(self, request: Request) -> Response:
         """Take a device into the fleet; its claim is the authorisation."""

@@ -17,15 +17,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Application
 from asdic.device.bundle import PARTS, write_bundle
 from asdic.device.checks import CHECKS, Level
-from asdic.device.config import BrokerAddress, write_config
+from asdic.device.config import write_config
 from asdic.device.doctor import Diagnosis, Finding, diagnose
 from asdic.device.log import FILE_LIMIT_BYTES, WarningsFile, log_file, log_files, read_log
 from asdic.device.update.journal import Finished, Journal, JournalFile
 from asdic.device.update.storage import Storage
+from asdic.fleet.broker import open_broker
 from tests.support.boxes import Box
 from tests.support.yard import Yard
 
@@ -49,10 +51,9 @@ def box(template: Path, tmp_path: Path) -> Box:
 
 
 @pytest.fixture
-def listener() -> Iterator[BrokerAddress]:
-    """Somebody who listens where the broker should."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield BrokerAddress(host="127.0.0.1", port=server.getsockname()[1])
+def broker(tmp_path: Path) -> Iterator[BrokerAddress]:
+    with open_broker(tmp_path / "broker", None) as address:
+        yield address
 
 
 def said(diagnosis: Diagnosis, check: str) -> list[Finding]:
@@ -202,9 +203,9 @@ def test_the_clock_is_compared_with_the_newest_signed_time(
     assert words in finding.found
 
 
-def test_a_broker_that_answers_is_said_to(box: Box, listener: BrokerAddress) -> None:
+def test_a_broker_that_answers_is_said_to(box: Box, broker: BrokerAddress) -> None:
     assert worst(diagnose(box.state), "link").level is Level.WARNING
-    write_config(box.state, msgspec.structs.replace(box.config, broker=listener))
+    write_config(box.state, msgspec.structs.replace(box.config, broker=broker))
     assert worst(diagnose(box.state), "link").level is Level.OK
 
 

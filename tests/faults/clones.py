@@ -18,10 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ReleaseError
 from asdic.contract.messages import offer_topic, up_topic
 from asdic.contract.trust import Offer, parse_offer
-from asdic.device.config import BrokerAddress
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
 from asdic.device.update.trusted import DeviceFacts, verify_offer

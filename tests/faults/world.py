@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import AsdicError
 from asdic.contract.messages import (
     REPORT_TYPE,
@@ -25,7 +26,7 @@ from asdic.contract.messages import (
 )
 from asdic.contract.release import hex_of
 from asdic.contract.trust import open_envelope, public_hex
-from asdic.device.config import AgentConfig, BrokerAddress, Probation, StateFolder
+from asdic.device.config import AgentConfig, Probation, StateFolder
 from asdic.device.reports import Reporter
 from asdic.device.update import trusted
 from asdic.device.update.journal import Journal

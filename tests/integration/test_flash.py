@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,10 +18,8 @@ from asdic.contract.errors import InstallError, LinkError
 from asdic.contract.files import write_file
 from asdic.contract.release import Layout
 from asdic.contract.variant import VARIANT_FILE, Limits, encode_variant, read_variant
-from asdic.fleet.flash.cargo import Wheels
 from asdic.fleet.flash.shelf import Done, flash_all
 from asdic.fleet.flash.verify import verify
-from asdic.fleet.flash.wheelhouse import build_wheelhouse
 from asdic.fleet.signing import ImageRepository
 from tests.conftest import missing
 from tests.integration.test_serve import serving
@@ -33,6 +31,7 @@ from tests.support.flash_yard import (
     light_wheels,
     open_door,
     other_version,
+    wheels_for_here,
 )
 from tests.support.models import make_keyword_variant
 
@@ -55,18 +54,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Iterato
     box = folder / "box"
     box.mkdir()
     with open_door(folder / "ssh") as door, serving(folder):
-        yield FlashYard(folder=folder, box=box, door=door, wheels=_wheels())
-
-
-def _wheels() -> Wheels:
-    """Return the wheels for this machine, brought once and kept."""
-    return build_wheelhouse(
-        Path("~/.cache/asdic/wheelhouse").expanduser(),
-        architecture=platform.machine(),
-        python="{}.{}".format(*sys.version_info),
-        runtime="litert",
-        progress=lambda _words: None,
-    )
+        yield FlashYard(folder=folder, box=box, door=door, wheels=wheels_for_here())
 
 
 def _sign_releases(folder: Path, shared_data: Path) -> None:
@@ -206,24 +194,22 @@ def test_a_newer_asdic_replaces_the_one_on_the_box_and_keeps_it_beside(small: Fl
 
 
 def test_an_agent_that_does_not_report_gives_way_to_the_old_one(small: FlashYard) -> None:
-    good, current = small.wheels, small.current
-    broken = {"asdic/cli/agent_run.py": "raise SystemExit('this agent is broken')\n"}
-    small.wheels = other_version(good, small.folder / "broken", "0.3.0", changed=broken)
-    number = small.known.report_number
+    current, number = small.current, small.known.report_number
+    changed = {"asdic/cli/agent_run.py": "raise SystemExit('this agent is broken')\n"}
+    wheels = other_version(small.wheels, small.folder / "broken", "0.3.0", changed=changed)
+    broken = replace(small, wheels=wheels)
     with pytest.raises(InstallError, match=f"it runs {current} as before: no signed report"):
-        small.flash(**SMALL, patience_s=3.0)
-    small.wheels = good
+        broken.flash(**SMALL, patience_s=3.0)
     assert small.current == current
     until(lambda: small.known.online and small.known.report_number > number)
 
 
 def test_a_switch_that_nobody_confirms_is_undone_by_the_box_itself(small: FlashYard) -> None:
-    good, current = small.wheels, small.current
-    small.wheels = other_version(good, small.folder / "lost", "0.4.0")
+    current = small.current
+    lost = replace(small, wheels=other_version(small.wheels, small.folder / "lost", "0.4.0"))
     with pytest.raises(LinkError):
-        small.flash(**SMALL, patience_s=1.0, cable=Cable(UNTIL_THE_SWITCH))
+        lost.flash(**SMALL, patience_s=1.0, cable=Cable(UNTIL_THE_SWITCH))
     until(lambda: small.activation == "reverted")
-    small.wheels = good
     assert small.current == current
     until(lambda: small.known.online)
     assert small.flash(**SMALL).done == ("remove what is of no use",)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from asdic.contract.broker import BrokerAddress, parse_broker
 from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseError
 from asdic.contract.messages import Loaded, RuntimeFacts, UpdateState
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.fleet.broker import Address, open_broker, parse_address
+from asdic.fleet.broker import open_broker
 from asdic.fleet.decision import RolloutEvent
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.metadata import utc_now
@@ -422,7 +423,7 @@ def test_a_remembered_port_that_is_taken_is_one_clear_error(tmp_path: Path) -> N
 def test_a_broker_that_left_before_the_manager_came_is_one_clear_error(
     config: FleetConfig,
 ) -> None:
-    fleet = Fleet(config, Address(host="127.0.0.1", port=9))
+    fleet = Fleet(config, BrokerAddress(host="127.0.0.1", port=9))
     with pytest.raises(LinkError, match=r"no broker at 127\.0\.0\.1:9"):
         fleet.start()
     fleet.stop()
@@ -431,15 +432,15 @@ def test_a_broker_that_left_before_the_manager_came_is_one_clear_error(
 @pytest.mark.parametrize("text", ["", "host", "host:", ":1883", "host:0", "host:70000", "host:x"])
 def test_what_is_no_brokers_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a broker's address"):
-        parse_address(text)
+        parse_broker(text)
 
 
 def test_a_brokers_address_may_be_ipv6() -> None:
-    assert parse_address("[::1]:1883") == Address(host="::1", port=1883)
+    assert parse_broker("[::1]:1883") == BrokerAddress(host="::1", port=1883)
 
 
 def test_an_unreachable_broker_is_one_clear_error(tmp_path: Path) -> None:
-    nobody = Address(host="127.0.0.1", port=9)
+    nobody = BrokerAddress(host="127.0.0.1", port=9)
     with (
         pytest.raises(LinkError, match=r"no broker at 127\.0\.0\.1:9: "),
         open_broker(tmp_path, nobody),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 from asdic.contract.target import TARGETS
 from asdic.fleet.flash.layout import Layout
+from asdic.fleet.flash.on_box.service import exposure_of, remarks_of
 from asdic.fleet.flash.units import runit_files, systemd_unit
 from tests.conftest import missing
 
@@ -94,7 +94,8 @@ def test_it_would_complain_of_a_setting_that_it_does_not_know(
 ) -> None:
     text = systemd_unit(layout).replace("ProtectSystem", "ProtectSytsem")
     done = analyze("verify", "--man=no", written(tmp_path, text))
-    assert "ProtectSytsem" in done.stderr
+    (remark,) = remarks_of(done.stderr)
+    assert "ProtectSytsem" in remark
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -102,9 +103,9 @@ def test_little_of_the_system_is_exposed(layout: Layout, tmp_path: Path, target:
     of_target = changed(layout, target=target, user="asdic", groups=GROUPS.get(target, ()))
     path = written(tmp_path, systemd_unit(of_target))
     done = analyze("security", "--offline=true", path)
-    found = re.search(r"Overall exposure level for asdic-agent.service: ([\d.]+)", done.stdout)
-    assert found is not None, done.stderr
-    assert float(found[1]) <= EXPOSURE_LIMIT, done.stdout
+    found = exposure_of(done.stdout)
+    assert found, done.stderr
+    assert found["exposure"] <= EXPOSURE_LIMIT, done.stdout
 
 
 def test_a_trial_may_still_confine_itself(layout: Layout) -> None:

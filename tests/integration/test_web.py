@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.messages import Refusal, UpdateState
-from asdic.fleet.broker import Address
 from asdic.fleet.client import FleetClient
 from asdic.fleet.manager import Fleet, FleetConfig
 from asdic.fleet.server import running
@@ -191,7 +191,7 @@ def test_a_server_that_died_is_one_clear_error(config: FleetConfig) -> None:
 def test_an_unreachable_broker_stops_the_start_and_leaves_nothing_running(
     config: FleetConfig,
 ) -> None:
-    nobody = Address(host="127.0.0.1", port=9)
+    nobody = BrokerAddress(host="127.0.0.1", port=9)
     with (
         pytest.raises(LinkError, match=r"no broker at 127\.0\.0\.1:9"),
         running(config, external=nobody),

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import AsdicError
 from asdic.contract.messages import REPORT_TYPE, GateFacts, Refusal, RuntimeFacts
 from asdic.contract.release import hex_of
@@ -20,7 +21,6 @@ from asdic.contract.trust import open_envelope, public_hex
 from asdic.contract.variant import read_variant
 from asdic.device.agent import Agent, locked
 from asdic.device.application import Application, CurrentRelease, HealthCall
-from asdic.device.config import BrokerAddress
 from asdic.device.identity import read_key
 from asdic.device.link import MqttLink
 from asdic.device.update.storage import Storage

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.messages import UpdateState
 from asdic.device.config import (
     AgentConfig,
-    BrokerAddress,
     Probation,
     StateFolder,
     Timing,

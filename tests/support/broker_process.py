@@ -11,8 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from asdic.device.config import BrokerAddress
-from asdic.fleet.broker import Address, check_reachable, open_broker
+from asdic.contract.broker import check_broker
+from asdic.fleet.broker import open_broker
 from tests.support.paper_box import wait_for
 
 PATIENCE_S = 20.0
@@ -23,8 +23,8 @@ class BrokerProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with open_broker(folder, None) as found:
-            self.address = BrokerAddress(host=found.host, port=found.port)
+        with open_broker(folder, None) as address:
+            self.address = address
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ class BrokerProcess:
 
     def _answers(self) -> bool:
         try:
-            check_reachable(Address(host=self.address.host, port=self.address.port))
+            check_broker(self.address, timeout_s=1.0)
         except Exception:  # noqa: BLE001 - it will be asked again
             return False
         return True

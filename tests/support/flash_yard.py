@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from asdic.fleet.flash.session import Answer, Serve
 from asdic.fleet.flash.shore import Shore
 from asdic.fleet.flash.ssh import SshSession
 from asdic.fleet.flash.unflash import Unflash
+from asdic.fleet.flash.wheelhouse import build_wheelhouse
 from asdic.fleet.flash.wish import Site, Wish, check_wish
 from asdic.fleet.view import DeviceView
 from tests.conftest import missing
@@ -48,6 +50,14 @@ class Door:
     identity: Path
     fingerprint: str
 
+    def answers(self) -> bool:
+        """Return whether somebody listens."""
+        try:
+            socket.create_connection(("127.0.0.1", int(self.address.split(":")[1])), 1.0).close()
+        except OSError:
+            return False
+        return True
+
 
 @contextmanager
 def open_door(folder: Path, **further: object) -> Iterator[Door]:
@@ -57,8 +67,22 @@ def open_door(folder: Path, **further: object) -> Iterator[Door]:
         folder: Where its files lie.
         further: More settings of its configuration, as ``ForceCommand``.
     """
+    door, words = make_door(folder, **further)
+    with subprocess.Popen(words) as process:
+        try:
+            wait_for(door.answers, "sshd answers")
+            yield door
+        finally:
+            process.terminate()
+
+
+def make_door(folder: Path, **further: object) -> tuple[Door, tuple[str, ...]]:
+    """Make an sshd's keys and configuration; return the way in, and the words that run it."""
     if (program := shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
         missing("sshd is not installed; install the Debian package openssh-server")
+    if os.geteuid() == 0:
+        # Debian's start script makes it, which nobody has run here.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     folder.mkdir(parents=True)
     host, user = (make_key(folder / name) for name in ("host", "user"))
     (folder / "authorized_keys").write_bytes(user.with_suffix(".pub").read_bytes())
@@ -76,13 +100,8 @@ def open_door(folder: Path, **further: object) -> Iterator[Door]:
         **further,
     }
     (folder / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    words = [str(program), "-D", "-f", str(folder / "config"), "-E", str(folder / "log")]
-    with subprocess.Popen(words) as process:
-        try:
-            wait_for(lambda: _answers(port), "sshd answers")
-            yield Door(f"{getpass.getuser()}@127.0.0.1:{port}", user, fingerprint_of(host))
-        finally:
-            process.terminate()
+    words = (str(program), "-D", "-f", str(folder / "config"), "-E", str(folder / "log"))
+    return Door(f"{getpass.getuser()}@127.0.0.1:{port}", user, fingerprint_of(host)), words
 
 
 def make_key(path: Path) -> Path:
@@ -102,14 +121,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
-
-
-def _answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 class Cable:
@@ -203,6 +214,17 @@ class WheelFolder:
             FileRef(name=path.name, digest=sha256_of(path), size_bytes=path.stat().st_size)
             for path in sorted(self.folder.glob("*.whl"))
         )
+
+
+def wheels_for_here() -> Wheels:
+    """Return the wheels for this machine, brought once and kept."""
+    return build_wheelhouse(
+        Path("~/.cache/asdic/wheelhouse").expanduser(),
+        architecture=platform.machine(),
+        python="{}.{}".format(*sys.version_info),
+        runtime="litert",
+        progress=lambda _words: None,
+    )
 
 
 def light_wheels(wheels: Wheels, folder: Path) -> WheelFolder:

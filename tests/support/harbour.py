@@ -12,13 +12,12 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.messages import CHUNK_BYTES
 from asdic.contract.release import FILE_NAME, hex_of
 from asdic.contract.trust import Offer
 from asdic.contract.variant import VARIANT_FILE
-from asdic.device.config import BrokerAddress
 from asdic.device.identity import read_key
-from asdic.fleet.broker import Address
 from asdic.fleet.inventory import Device
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.rollout import Rollout
@@ -63,8 +62,7 @@ class Harbour:
             tick_s=0.02,
             transfer=LIMITS,
         )
-        address = Address(host=broker.address.host, port=broker.address.port)
-        self.fleet = Fleet(config, address)
+        self.fleet = Fleet(config, broker.address)
         self.signed = MappingProxyType({self.hex(one): self._signed(one) for one in (OLD, NEW)})
 
     def hex(self, version: str) -> str:

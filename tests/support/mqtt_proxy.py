@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.messages import parse_chunk_topic
-from asdic.device.config import BrokerAddress
 
 PUBLISH: Final = 3
 PUBACK: Final = 4

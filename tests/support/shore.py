@@ -12,6 +12,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.files import parse_json
 from asdic.contract.messages import (
     CHUNK_BYTES,
@@ -27,7 +28,6 @@ from asdic.contract.messages import (
     up_topic,
 )
 from asdic.contract.trust import open_envelope, public_hex
-from asdic.device.config import BrokerAddress
 from asdic.device.identity import read_key
 from asdic.fleet.director import encode_offer
 from tests.support.boxes import Box

@@ -162,10 +162,10 @@ def _runit(box: ArmSshBox) -> Iterator[None]:
         start_new_session=True,
     ) as process:
         try:
-            wait_for(lambda: bool(_children(process.pid)), "runsvdir starts")
+            wait_for(lambda: bool(children(process.pid)), "runsvdir starts")
             yield
         finally:
-            for child in _children(process.pid):
+            for child in children(process.pid):
                 os.kill(child, signal.SIGHUP)
             try:
                 process.wait(STOP_S)
@@ -180,7 +180,8 @@ def _sweep(box: ArmSshBox) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
     with suppress(OSError):
         words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [int(word) for word in words]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ReleaseError
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Program
-from asdic.device.config import AgentConfig, BrokerAddress, StateFolder
+from asdic.device.config import AgentConfig, StateFolder
 from asdic.device.numbering import told_number
 from asdic.device.reports import Reporter, read_last_report
 from asdic.device.update.journal import Journal

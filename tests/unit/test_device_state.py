@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import (
     ConfigError,
     DigestError,
@@ -20,14 +21,7 @@ from asdic.contract.messages import REPORT_TYPE, Loaded, Refusal, Report, Runtim
 from asdic.contract.trust import open_envelope, public_hex
 from asdic.contract.variant import Limits
 from asdic.device.application import Program
-from asdic.device.config import (
-    AgentConfig,
-    BrokerAddress,
-    StateFolder,
-    Timing,
-    read_config,
-    write_config,
-)
+from asdic.device.config import AgentConfig, StateFolder, Timing, read_config, write_config
 from asdic.device.identity import make_key, read_key
 from asdic.device.reports import Reporter, read_last_report
 from asdic.device.update.gate import judge

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from asdic.fleet.flash.on_box import PARTS, activate, own, probe, script, stage
+from asdic.fleet.flash.on_box.service import exposure_of, remarks_of
 
 VERSION = "0.1.0-0123456789ab"
 
@@ -175,6 +176,45 @@ def test_what_a_service_manager_refuses_keeps_nothing_from_being_put_back(
     assert unit.read_text() == "old"
     assert found["state"] == "reverted"
     assert "interrupted on the box; while putting back: " in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("OK 🙂", {"exposure": 2.2, "level": "OK"}),
+        ("OK :-)", {"exposure": 2.2, "level": "OK"}),
+        ("OK", {"exposure": 2.2, "level": "OK"}),
+        ("", {}),
+    ],
+)
+def test_a_score_is_read_whatever_smiles_beside_it(said: str, expected: dict[str, Any]) -> None:
+    line = f"\n→ Overall exposure level for asdic-agent.service: 2.2 {said}\n"
+    table = "✗ RootDirectory=/RootImage=  Service runs within the host's root directory  0.1\n"
+    assert exposure_of(table + line) == expected
+
+
+def test_no_score_is_made_of_another_units_or_of_an_error() -> None:
+    assert exposure_of("→ Overall exposure level for ssh.service: 9.6 UNSAFE 😨") == {}
+    assert exposure_of("Unit asdic-agent.service does not exist, ignoring.") == {}
+
+
+def test_what_is_said_of_our_unit_alone_is_a_remark() -> None:
+    ours = "/etc/systemd/system/asdic-agent.service:15: Unknown lvalue 'OOMPolicy', ignoring"
+    other = "/lib/systemd/system/rsyslog.service:9: Standard output type syslog is obsolete"
+    assert remarks_of(f"{other}\n{ours}\n") == [f"systemd-analyze verify: {ours}"]
+
+
+def test_a_box_without_systemd_analyze_is_not_judged_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [[str(tmp_path / "asdic-agent.service"), "unit", 0o644]]
+    order = arguments(tmp_path, "judge", service={"kind": "systemd", "files": files, "scan": ""})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    judged = activate.main(order, io.BytesIO())
+    assert "exposure" not in judged
+    (note,) = judged["notes"]
+    assert note.startswith("systemd-analyze security gives no score: ")
+    assert "No such file or directory: 'systemd-analyze'" in note
 
 
 def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:

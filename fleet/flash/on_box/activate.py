@@ -252,6 +252,11 @@ def read_record(prefix: Path) -> dict[str, Any]:
     return record
 
 
+def judge(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what the service manager says of the service; nothing is changed."""
+    return service_of(arguments).judgement()
+
+
 def remove(arguments: dict[str, Any]) -> None:
     """Stop the agent and remove its service."""
     service = service_of(arguments)
@@ -264,5 +269,6 @@ STEPS = {
     "state": standing,
     "decide": decide,
     "undo": undo,
+    "judge": judge,
     "remove": remove,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import time
@@ -16,6 +17,10 @@ from asdic.fleet.flash.on_box.durable import write
 NAME = "asdic-agent"
 POLL_S = 0.1
 CONTROL_S = 60.0
+ANALYSIS_S = 40.0
+EXPOSURE = re.compile(
+    rf"Overall exposure level for {NAME}\.service: ([0-9]+(?:\.[0-9]+)?) ([A-Z]+)"
+)
 
 
 class Failed(Exception):  # noqa: N818 (a reason, which the record keeps)
@@ -56,6 +61,10 @@ class Service:
         """Leave the agent as it shall be after the flash."""
         self.stop()
 
+    def judgement(self) -> dict[str, Any]:
+        """Return what the service manager's own tools say of the service, if it has any."""
+        return {}
+
     def remove(self) -> None:
         """Remove the service."""
         for path, _text, _mode in self.files:
@@ -84,6 +93,18 @@ class Systemd(Service):
 
     def settle(self) -> None:
         """Leave it running."""
+
+    def judgement(self) -> dict[str, Any]:
+        """Return how exposed systemd counts the running unit, and what it does not like in it.
+
+        It is a look and no condition: what cannot be judged is said in the notes.
+        """
+        table, complaint = analyze("security", f"{NAME}.service")
+        found = exposure_of(table)
+        why = (complaint or table).strip().splitlines() or ["it says nothing"]
+        unjudged = [] if found else [f"systemd-analyze security gives no score: {why[-1]}"]
+        _, remarks = analyze("verify", "--man=no", self.files[0][0])
+        return {**found, "notes": [*unjudged, *remarks_of(remarks)]}
 
     def remove(self) -> None:
         """Remove the unit."""
@@ -120,7 +141,8 @@ class Runit(Service):
             self.link.unlink(missing_ok=True)
             self.link.symlink_to(self.folder)
         wait_until(self.is_supervised, "runsvdir does not take up the service")
-        control("sv", "-w", "20", "up", str(self.folder))
+        # Without -w: sv would call an agent that crashes a timeout, or not, as it happens to look.
+        control("sv", "up", str(self.folder))
 
     def is_supervised(self) -> bool:
         """Return whether a runsv looks after the folder."""
@@ -166,6 +188,37 @@ def control(*words: str) -> None:
     )
     if done.returncode != 0:
         raise Failed(f"`{' '.join(words)}`: {(done.stderr or done.stdout).strip()}")
+
+
+def analyze(*words: str) -> tuple[str, str]:
+    """Return what ``systemd-analyze`` says, and what it complains of, or why it cannot be asked."""
+    command = ["systemd-analyze", "--no-pager", *words]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=ANALYSIS_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_EMOJI": "0"},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return "", str(error)
+    return done.stdout, done.stderr
+
+
+def exposure_of(text: str) -> dict[str, Any]:
+    """Return the score of ``systemd-analyze security``, of 10, and its word; nothing if none."""
+    found = EXPOSURE.search(text)
+    return {} if found is None else {"exposure": float(found[1]), "level": found[2]}
+
+
+def remarks_of(text: str) -> list[str]:
+    """Return what ``systemd-analyze verify`` says of our unit; of others it says things, too."""
+    lines = (line.strip() for line in text.splitlines())
+    return [f"systemd-analyze verify: {line}" for line in lines if f"{NAME}.service" in line]
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
