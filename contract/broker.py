@@ -6,6 +6,7 @@ a certificate for another name. Without it the connection is plain, which is mea
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import ssl
@@ -133,6 +134,28 @@ def check_broker(broker: BrokerAddress, *, timeout_s: float, signed_s: float = 0
         raise LinkError(f"what listens at {broker} is no MQTT broker{hint}")
     if code != _ACCEPTED:
         raise LinkError(f"the broker at {broker} refuses clients (MQTT return code {code})")
+
+
+class Outage:
+    """Says that the broker is away: one line an outage, not one an attempt."""
+
+    def __init__(self, broker: BrokerAddress, log: logging.Logger) -> None:
+        self._broker = broker
+        self._log = log
+        self._is_told = False
+
+    def begin(self, what: str) -> None:
+        """Say what is wrong with the broker, unless the outage was told already."""
+        if not self._is_told:
+            self._is_told = True
+            self._log.warning(
+                "the broker at %s %s; trying again until it answers", self._broker, what
+            )
+
+    def end(self) -> None:
+        """Say that it is back, or there for the first time."""
+        self._is_told = False
+        self._log.info("connected to the broker at %s", self._broker)
 
 
 def link_reason(error: BaseException | None) -> str:

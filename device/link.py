@@ -22,7 +22,7 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
-from asdic.contract.broker import BrokerAddress, link_reason, overlook_time, tls_context
+from asdic.contract.broker import BrokerAddress, Outage, link_reason, overlook_time, tls_context
 from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseError
 from asdic.contract.files import canonical_json
 from asdic.contract.messages import (
@@ -141,7 +141,7 @@ class MqttLink:
         self._key = key
         self._inbox: queue.Queue[Arrival] = queue.Queue(maxsize=INBOX_MESSAGES)
         self._followed: dict[str, None] = {}
-        self._complained = False
+        self._outage = Outage(address, log)
         self._client = self._make_client(timing)
 
     def start(self) -> None:
@@ -226,10 +226,9 @@ class MqttLink:
         self, client: mqtt.Client, _data: object, _flags: object, reason: Any, _props: object
     ) -> None:
         if reason.is_failure:
-            self._complain(f"refuses this device: {reason}")
+            self._outage.begin(f"refuses this device: {reason}")
             return
-        self._complained = False
-        log.info("connected to the broker at %s", self._address)
+        self._outage.end()
         repairs = repair_topic(self._device, "+", 0).removesuffix("0") + "+"
         own = (offer_topic(self._device), bench_topic(self._device), number_topic(self._device))
         for name in (*own, repairs, *tuple(self._followed)):
@@ -239,13 +238,13 @@ class MqttLink:
 
     def _on_connect_fail(self, _client: mqtt.Client, _data: object) -> None:
         # paho calls this while it handles the error, and does not say which.
-        self._complain(f"cannot be reached ({link_reason(sys.exc_info()[1])})")
+        self._outage.begin(f"cannot be reached ({link_reason(sys.exc_info()[1])})")
 
     def _on_disconnect(
         self, _client: mqtt.Client, _data: object, _flags: object, reason: Any, _props: object
     ) -> None:
         if reason.is_failure:
-            self._complain(f"is gone ({reason})")
+            self._outage.begin(f"is gone ({reason})")
 
     def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         arrival = self._arrival(message)
@@ -277,12 +276,6 @@ class MqttLink:
     def _publish(self, what: str, payload: bytes, *, retain: bool) -> None:
         if self._client.is_connected():
             self._client.publish(up_topic(self._device, what), payload, qos=1, retain=retain)
-
-    def _complain(self, what: str) -> None:
-        """Log one line an outage, not one an attempt."""
-        if not self._complained:
-            self._complained = True
-            log.warning("the broker at %s %s; trying again until it answers", self._address, what)
 
 
 class FolderLink:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import queue
+import sys
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,12 +12,14 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from asdic.contract.broker import BrokerAddress, link_reason, tls_context
+from asdic.contract.broker import BrokerAddress, Outage, link_reason, tls_context
 from asdic.contract.errors import LinkError
 from asdic.contract.messages import up_topic
 
 _RECONNECT_S: Final = (1, 30)
 _CHANNELS: Final = ("reported", "progress", "missing", "presence", "bench")
+
+log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class MqttLink:
         if address.ca:
             self._client.tls_set_context(tls_context(address.ca))
         self._client.reconnect_delay_set(*_RECONNECT_S)
+        self._outage = Outage(address, log)
         self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
         self._client.on_publish = self._on_publish
         self._closing = False
@@ -86,9 +93,21 @@ class MqttLink:
         self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _p: Any
     ) -> None:
         if reason.is_failure:
+            self._outage.begin(f"refuses the manager: {reason}")
             return
+        self._outage.end()
         client.subscribe([(up_topic("+", channel), 1) for channel in _CHANNELS])
         self._put(Connected())
+
+    def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
+        # paho calls this while it handles the error, and does not say which.
+        self._outage.begin(f"cannot be reached ({link_reason(sys.exc_info()[1])})")
+
+    def _on_disconnect(
+        self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _p: Any
+    ) -> None:
+        if reason.is_failure and not self._closing:
+            self._outage.begin(f"is gone ({reason})")
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         match message.topic.split("/"):

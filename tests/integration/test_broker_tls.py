@@ -193,3 +193,20 @@ def test_a_manager_does_not_start_without_a_good_authority(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
+
+
+def test_a_manager_says_once_that_its_broker_is_somebody_else_now(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = tls_broker(tmp_path / "mosquitto")
+    manager = ManagersLink(broker.address(authority))
+    with broker.running(authority):
+        manager.open()
+        manager.inbox.get(timeout=PATIENCE_S)
+    with broker.running(Authority("stranger")):
+        until(lambda: "trying again" in caplog.text)
+        time.sleep(2.0)  # Another attempt comes after one second.
+    with broker.running(authority):
+        manager.inbox.get(timeout=PATIENCE_S)
+    manager.close()
+    assert caplog.text.count("trying again until it answers") == 1
