@@ -88,9 +88,9 @@ def tls_context(ca: str) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=ca)
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError("it holds no certificate in PEM") from error
+        raise ConfigError("the broker's CA holds no certificate in PEM") from error
     if not context.get_ca_certs():
-        raise ConfigError("it holds no certificate of an authority (CA:TRUE)")
+        raise ConfigError("the broker's CA holds no certificate of an authority (CA:TRUE)")
     return context
 
 

@@ -179,7 +179,7 @@ def test_a_fleet_over_tls_from_the_claim_to_the_signed_report(
     [
         (("--broker-ca", "ca.pem"), "--broker-ca is of no use without --broker"),
         (("--broker", "127.0.0.1:9", "--broker-ca", "no.pem"), "cannot read no.pem"),
-        (("--broker", "127.0.0.1:9", "--broker-ca", "ca.pem"), "ca.pem: it holds no certificate"),
+        (("--broker", "127.0.0.1:9", "--broker-ca", "ca.pem"), "holds no certificate in PEM"),
     ],
 )
 def test_a_manager_does_not_start_without_a_good_authority(
@@ -210,3 +210,13 @@ def test_a_manager_says_once_that_its_broker_is_somebody_else_now(
         manager.inbox.get(timeout=PATIENCE_S)
     manager.close()
     assert caplog.text.count("trying again until it answers") == 1
+
+
+def test_an_agent_whose_authority_was_damaged_says_so(tmp_path: Path) -> None:
+    yard = Yard(tmp_path / "yard")
+    yard.add("1.0.0")
+    address = BrokerAddress(host="127.0.0.1", port=9, ca="nothing")
+    box = Box.make(tmp_path / "box1", roots=yard.roots, broker=address)
+    done = box.call("run")
+    assert done.returncode == 1
+    assert done.stderr == "asdic-agent: the broker's CA holds no certificate in PEM\n"
