@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
 from asdic.cli.device import state_folder, state_option
+
+if TYPE_CHECKING:
+    from asdic.device.config import TestBootPolicy
 
 TOKEN_LIMIT: Final = 1024
 
@@ -24,6 +27,16 @@ TOKEN_LIMIT: Final = 1024
 @click.option("--device", metavar="ID", help="Name of this device.  [default: the host name]")
 @click.option("--target", metavar="NAME", help="What this device is.  [default: found out]")
 @click.option("--simulate", is_flag=True, help="Stand in for the target, and say so in reports.")
+@click.option(
+    "--firmware",
+    metavar="ADDRESS",
+    help="The microcontroller beside it, as serial:///dev/ttyACM0.  [default: as before]",
+)
+@click.option(
+    "--without-test-boot",
+    type=click.Choice(["refuse", "re-upload"]),
+    help="Firmware where it cannot boot on trial.  [default: as before, or refuse]",
+)
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 def enrol(
     *,
@@ -34,11 +47,14 @@ def enrol(
     device: str | None,
     target: str | None,
     simulate: bool,
+    firmware: str | None,
+    without_test_boot: TestBootPolicy | None,
     tags: tuple[str, ...],
 ) -> None:
     """Join a fleet: make this device's key, prove the token, store whom to trust.
 
-    Doing it again keeps the key, and what the device has learnt about versions.
+    Doing it again keeps the key, what the device has learnt about versions, and what you have
+    set in agent.toml.
 
     \b
     Examples:
@@ -46,6 +62,8 @@ def enrol(
       asdic token | asdic-agent enrol --server http://127.0.0.1:8470 --token-file - --state box1
       asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c --state box2 \\
         --device box2 --target jetson-orin-int8 --simulate --tag site=north
+      asdic-agent enrol --server http://127.0.0.1:8470 --token 1f2e.9b0c \\
+        --firmware serial:///dev/ttyACM0 --without-test-boot re-upload
     """
     from asdic.contract.errors import ConfigError
     from asdic.device.enrolment import enrol as enrol_device
@@ -67,6 +85,8 @@ def enrol(
         simulated=simulate,
         tags={key: value for key, _, value in pairs},
         storage=Storage(),
+        firmware=firmware,
+        without_test_boot=without_test_boot,
     )
     click.echo(
         f"enrolled {config.device} as {config.target}; "

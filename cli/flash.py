@@ -62,6 +62,17 @@ def wish_options(command: _F) -> _F:
         click.option("--run-option", "run_options", multiple=True, help="For `asdic-agent run`."),
         click.option("--simulate", is_flag=True, default=None, help="Stand in for the target."),
         click.option(
+            "--without-test-boot",
+            type=click.Choice(["refuse", "re-upload"]),
+            help="Firmware where it cannot boot on trial.  [default: as before, or refuse]",
+        ),
+        click.option(
+            "--firmware",
+            metavar="ADDRESS",
+            help="The microcontroller as the box sees it, as serial:///dev/ttyACM0.  "
+            "[default: as before]",
+        ),
+        click.option(
             "--server", metavar="URL", help="Manager as the box sees it.  [default: through SSH]"
         ),
         click.option("--service", type=kinds, help="What starts the agent.  [default: auto]"),
@@ -126,6 +137,8 @@ def flash(
       asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --tag ward=icu
       asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --dry-run
       asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 --verify
+      asdic flash admin@box7.example --target arm64-litert-int8 --release 1.0.0 \\
+          --firmware serial:///dev/ttyACM0
       asdic flash --inventory boxes.toml --parallel 8 --resume
     """
     try:
@@ -137,6 +150,7 @@ def flash(
         raise MissingPackageError(error.name or "fabric", "fleet") from error
 
     wishes = _wishes(address, inventory, options)
+    _check_firmware(wishes)
     shore = Shore(fleet, releases)
     wheelhouse = one_at_a_time(_wheelhouse(cache.expanduser()))
     lines = Lines(partial(_connected, hosts=shore.hosts))
@@ -212,15 +226,21 @@ def _wishes(
         raise ConfigError(str(error)) from error
 
 
+def _check_firmware(wishes: Sequence[Wish]) -> None:
+    from asdic.firmware_bridge.connect import parse_address
+
+    for one in wishes:
+        if one.firmware is not None:
+            try:
+                parse_address(one.firmware)
+            except ConfigError as error:
+                raise ConfigError(f"{one.address}: {error}") from error
+
+
 def _wheelhouse(cache: Path) -> Wheelhouse:
     from asdic.fleet.flash.wheelhouse import build_wheelhouse
 
-    def bring(*, architecture: Any, python: Any, runtime: Any) -> Any:
-        return build_wheelhouse(
-            cache, architecture=architecture, python=python, runtime=runtime, progress=_say
-        )
-
-    return bring
+    return partial(build_wheelhouse, cache, progress=_say)
 
 
 def _connected(wish: Wish, *, hosts: KnownHosts) -> Session:

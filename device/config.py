@@ -23,8 +23,13 @@ from asdic.device.update.state import DEADLINES_S
 
 CONFIG_LIMIT_BYTES: Final = 64 << 10
 
+TestBootPolicy = Literal["refuse", "re-upload"]
+"""What to do with firmware where the microcontroller cannot boot an image on trial."""
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Timing(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """How patient the agent is, in seconds; ``deadlines_s`` overrides ``state.DEADLINES_S``."""
 
     tick_s: float = 0.2
@@ -42,7 +47,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.deadlines_s.get(state.value, DEADLINES_S.get(state))
 
 
-class Probation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Probation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What the running program has to show before a release is committed."""
 
     inferences: int = 5
@@ -61,7 +68,7 @@ class FirmwareConfig(
     """
 
     link: str = ""
-    without_test_boot: Literal["refuse", "re-upload"] = "refuse"
+    without_test_boot: TestBootPolicy = "refuse"
     patience_s: float = 900.0
 
 

@@ -2,7 +2,8 @@
 
 The token ``<id>.<secret>`` travels to the device by hand. Its secret proves the request to the
 manager and the answer to the device, so the connection itself need not be trusted: roots that a
-stranger slipped in would lack the proof. Enrolling again keeps the key and the floor.
+stranger slipped in would lack the proof. Enrolling again keeps the key, the floor,
+and what a person has set in ``agent.toml``.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ from asdic.contract.messages import (
 )
 from asdic.contract.target import target_named
 from asdic.contract.trust import METADATA_LIMIT_BYTES, proof_of, public_hex
-from asdic.device.config import AgentConfig, StateFolder, read_config, write_config
+from asdic.device.config import (
+    AgentConfig,
+    FirmwareConfig,
+    StateFolder,
+    TestBootPolicy,
+    read_config,
+    write_config,
+)
 from asdic.device.identity import make_key
 from asdic.device.update.storage import Storage
 from asdic.device.update.trust import TrustFolder
+from asdic.firmware_bridge.connect import parse_address
 
 ENROL_PATH: Final = "/api/v1/enrol"
 ANSWER_LIMIT_BYTES: Final = 4 * METADATA_LIMIT_BYTES
@@ -79,8 +88,24 @@ def enrol(
     simulated: bool,
     tags: Mapping[str, str],
     storage: Storage,
+    firmware: str | None = None,
+    without_test_boot: TestBootPolicy | None = None,
 ) -> AgentConfig:
     """Enrol this device and write its configuration.
+
+    What enrolment says nothing of stays as a person has set it.
+
+    Args:
+        state: The device's state folder.
+        server: The manager's address.
+        token: The claim.
+        device: The device's name.
+        target: What it is.
+        simulated: It stands in for its target.
+        tags: Its tags in the fleet.
+        storage: Writes to the state folder.
+        firmware: Address of the microcontroller; None leaves the one that it has.
+        without_test_boot: What to do with firmware where it cannot boot on trial; None leaves it.
 
     Raises:
         ConfigError: Token, server or target is wrong, or the manager refuses.
@@ -89,9 +114,11 @@ def enrol(
     check_device_id(device)
     if simulated and target_named(target).simulator is None:
         raise ConfigError(f"target {target} has no simulator; leave --simulate out")
+    if firmware is not None:
+        parse_address(firmware)
     token_id, secret = _split(token)
     storage.make_folder(state.path)
-    _check_same_device(state, device)
+    known = _known_config(state, device)
     body = EnrolBody(
         device=device,
         public_key=public_hex(make_key(state, storage)),
@@ -105,16 +132,29 @@ def enrol(
     broker = _broker_of(grant)
     trust = TrustFolder(state.trust, storage)
     trust.bootstrap(image_root=grant.image_root, director_root=grant.director_root)
-    config = AgentConfig(
-        device=device,
+    before = known or AgentConfig(device=device, target=target, broker=broker)
+    config = msgspec.structs.replace(
+        before,
         target=target,
         simulated=simulated,
         server=server,
         broker=broker,
         tags=dict(tags),
+        firmware=_firmware(before.firmware, firmware, without_test_boot),
     )
     write_config(state, config)
     return config
+
+
+def _firmware(
+    before: FirmwareConfig, link: str | None, without_test_boot: TestBootPolicy | None
+) -> FirmwareConfig:
+    """Return ``before`` with what is said anew."""
+    return msgspec.structs.replace(
+        before,
+        link=before.link if link is None else link,
+        without_test_boot=without_test_boot or before.without_test_boot,
+    )
 
 
 def _broker_of(grant: EnrolGrant) -> BrokerAddress:
@@ -138,13 +178,20 @@ def _split(token: str) -> tuple[str, str]:
     return token_id, secret
 
 
-def _check_same_device(state: StateFolder, device: str) -> None:
-    """Refuse to make another device of a state folder, whose metadata is of this one."""
-    if state.config.exists() and read_config(state).device != device:
-        known = read_config(state).device
+def _known_config(state: StateFolder, device: str) -> AgentConfig | None:
+    """Return how the device is configured, or None where it is new.
+
+    Raises:
+        ConfigError: The folder, whose metadata is of one device, is another's.
+    """
+    if not state.config.exists():
+        return None
+    known = read_config(state)
+    if known.device != device:
         raise ConfigError(
-            f"{state.path} is device {known!r}; enrol {device!r} in a folder of its own"
+            f"{state.path} is device {known.device!r}; enrol {device!r} in a folder of its own"
         )
+    return known
 
 
 def _ask(server: str, token_id: str, secret: str, body: str) -> EnrolGrant:

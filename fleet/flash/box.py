@@ -22,7 +22,12 @@ RUNIT_FILES: Final = ("run", "finish", "log/run")
 
 
 def look(
-    session: Session, site: Site, *, broker: BrokerAddress | None, service: str | None
+    session: Session,
+    site: Site,
+    *,
+    broker: BrokerAddress | None,
+    service: str | None,
+    serial: str | None = None,
 ) -> tuple[Remote, Facts]:
     """Return how to work on a box, and what was found there; nothing is changed.
 
@@ -31,6 +36,7 @@ def look(
         site: Where on the box an installation is, or shall be.
         broker: The broker that the box has to reach; None for none.
         service: What shall start the agent (``auto``: what there is); None for what does now.
+        serial: Device file of the serial port that the agent shall use, if any.
 
     Raises:
         ConfigError: It has no fitting Python.
@@ -42,6 +48,7 @@ def look(
         "prefix": site.prefix,
         "state": site.state,
         "broker": None if broker is None else msgspec.structs.asdict(broker),
+        "serial": serial,
         "service_files": [
             str(layout.systemd_unit),
             *(str(layout.runit_service / name) for name in RUNIT_FILES),

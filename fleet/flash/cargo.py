@@ -39,9 +39,11 @@ class Wheels(Protocol):
 
 
 class Wheelhouse(Protocol):
-    """Brings the wheels for an architecture, a Python and a runtime."""
+    """Brings the wheels for an architecture, a Python, a runtime, and a microcontroller or none."""
 
-    def __call__(self, *, architecture: str, python: str, runtime: str | None) -> Wheels:
+    def __call__(
+        self, *, architecture: str, python: str, runtime: str | None, firmware: bool
+    ) -> Wheels:
         """Return the wheels, out of the cache where they have been brought before."""
 
 
@@ -114,8 +116,17 @@ def runtime_of(target: Target, *, simulate: bool) -> Runtime | None:
     return None if runtime is Runtime.TENSORRT else runtime
 
 
-def version_for(facts: Facts, target: Target, *, simulate: bool, wheelhouse: Wheelhouse) -> Version:
+def version_for(
+    facts: Facts, target: Target, *, simulate: bool, firmware: bool, wheelhouse: Wheelhouse
+) -> Version:
     """Return the version of asdic for a box.
+
+    Args:
+        facts: What was found there.
+        target: What it is.
+        simulate: Whether it stands in for the target.
+        firmware: Whether a microcontroller is beside it.
+        wheelhouse: Brings the wheels.
 
     Raises:
         ConfigError: The wheels cannot be brought, or are not complete.
@@ -125,6 +136,7 @@ def version_for(facts: Facts, target: Target, *, simulate: bool, wheelhouse: Whe
         architecture=facts.architecture,
         python=facts.python_minor,
         runtime=None if runtime is None else runtime.value,
+        firmware=firmware,
     )
     files = {file.name: _carried(wheels.folder, file) for file in wheels.files}
     pip = [name for name in files if name.startswith("pip-")]

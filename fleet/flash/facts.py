@@ -10,6 +10,9 @@ import msgspec
 from asdic.contract.errors import ConfigError, InstallError
 from asdic.contract.target import Architecture
 
+SERIAL_GROUP: Final = "dialout"
+"""Whose members open serial ports on Debian, Ubuntu and JetPack."""
+
 ARCHITECTURES: Final = {"x86_64": Architecture.X86_64, "aarch64": Architecture.ARM64}
 
 
@@ -117,6 +120,13 @@ class BrokerFacts(msgspec.Struct, frozen=True, kw_only=True):
     ca: str = ""
 
 
+class FirmwareFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the agent looks for its microcontroller, if it has one."""
+
+    link: str = ""
+    without_test_boot: str = "refuse"
+
+
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The part of ``agent.toml`` that says who the box is."""
 
@@ -125,6 +135,7 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     broker: BrokerFacts = BrokerFacts()
     tags: dict[str, str] = {}
+    firmware: FirmwareFacts = FirmwareFacts()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +143,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sudo`` is ``yes``, or why it cannot be used; ``service`` is what shall start the agent, and
     ``service_places`` are the folders where services of each kind are put; ``broker`` is empty
-    where the fleet's broker answers the box, or says why it does not.
+    where the fleet's broker answers the box, or says why it does not; ``serial_ports`` are those
+    that are there, each with the group that may open it.
     """
 
     architecture: str
@@ -158,6 +170,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     installed: Installed
     service_places: dict[str, Place] = {}
     service: str = "none"
+    serial_ports: dict[str, str] = {}
 
     def lines(self, now_s: float) -> Iterator[tuple[str, str]]:
         """Yield names and values for a person; ``now_s`` is the time here."""
@@ -171,6 +184,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             yield "disk", f"{place.path}: {_mib(place.free_bytes)} free"
         yield "clock", f"{abs(off_s):.0f} s {'ahead' if off_s > 0 else 'behind'}"
         yield "accelerator", self.accelerator.text()
+        if self.serial_ports:
+            yield "serial", ", ".join(self.serial_ports)
         yield "login", f"{self.user}{', through sudo' if self.needs_root else ''}"
 
     @property

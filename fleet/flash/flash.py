@@ -26,10 +26,10 @@ from asdic.fleet.flash.plan import Plan, layout_for, make_plan
 from asdic.fleet.flash.relay import relay
 from asdic.fleet.flash.session import Session
 from asdic.fleet.flash.shore import Shore
-from asdic.fleet.flash.situation import Situation, device_of
+from asdic.fleet.flash.situation import Situation, device_of, firmware_of
 from asdic.fleet.flash.staging import Staging
 from asdic.fleet.flash.switch import Judgement, Switch
-from asdic.fleet.flash.wish import Wish
+from asdic.fleet.flash.wish import Wish, serial_port
 
 Say = Callable[[str], None]
 
@@ -84,10 +84,17 @@ class Flash:
         if wish.release is not None:
             release = release_for(shore.releases, wish.release, wish.target)
         broker = shore.broker()
-        remote, facts = look(self._session, wish, broker=broker, service=wish.service)
+        serial = serial_port(wish.firmware or "")
+        remote, facts = look(
+            self._session, wish, broker=broker, service=wish.service, serial=serial
+        )
         now_s = time.time()
         self.version = version_for(
-            facts, wish.kind, simulate=wish.simulate, wheelhouse=self._wheelhouse
+            facts,
+            wish.kind,
+            simulate=wish.simulate,
+            firmware=bool(firmware_of(wish, facts)),
+            wheelhouse=self._wheelhouse,
         )
         self._situation = Situation(
             wish=wish,
@@ -206,6 +213,7 @@ class Flash:
             words += ["--target", wish.target, *(["--simulate"] if wish.simulate else [])]
             for key, value in sorted(self._situation.tags.items()):
                 words += ["--tag", f"{key}={value}"]
+            words += _firmware_words(wish)
             self.staging.run_agent(words, stdin=self._shore.token().encode())
 
     @contextmanager
@@ -244,3 +252,11 @@ class Flash:
             seconds=round(time.monotonic() - self._begun_s, 1),
             security=self._switch.judge() if plan.service == "systemd" else None,
         )
+
+
+def _firmware_words(wish: Wish) -> Iterator[str]:
+    """Yield what `asdic-agent enrol` is told of the microcontroller."""
+    if wish.firmware is not None:
+        yield from ("--firmware", wish.firmware)
+    if wish.without_test_boot is not None:
+        yield from ("--without-test-boot", wish.without_test_boot)

@@ -24,6 +24,9 @@ from asdic.fleet.flash.box_python import BoxPython
 Fetch = Callable[[Sequence[str]], Iterable[Path]]
 """Brings a wheel for each requirement, as ``numpy==2.2.6``, and returns where they are."""
 
+STAND_INS: Final = {"crcmod": "crcmod-plus"}
+"""What has wheels of the same module, for a package of which there are sources alone."""
+
 METADATA_LIMIT_BYTES: Final = 4 << 20
 ROUNDS_LIMIT: Final = 32
 
@@ -100,7 +103,10 @@ class Gathering:
             raise ConfigError(f"{by} requires {requirement}, which no package index has")
         if name in self._provided:
             return
-        self._wanted[name] = self._wanted.get(name, SpecifierSet()) & requirement.specifier
+        # A stand-in counts its versions for itself.
+        specifier = SpecifierSet() if name in STAND_INS else requirement.specifier
+        name = canonicalize_name(STAND_INS.get(name, name))
+        self._wanted[name] = self._wanted.get(name, SpecifierSet()) & specifier
         if name in self._found:
             self._check_fits(name, by=by)
         fresh = set(requirement.extras) - self._extras.setdefault(name, set())

@@ -10,11 +10,11 @@ import msgspec
 
 from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import Version
-from asdic.fleet.flash.facts import Facts
+from asdic.fleet.flash.facts import SERIAL_GROUP, Facts
 from asdic.fleet.flash.layout import Layout
 from asdic.fleet.flash.preflight import activation_problems, problems, warnings
-from asdic.fleet.flash.situation import Situation
-from asdic.fleet.flash.wish import Site, Wish
+from asdic.fleet.flash.situation import Situation, firmware_of
+from asdic.fleet.flash.wish import Site, Wish, serial_port
 
 _MIB: Final = 1 << 20
 
@@ -103,7 +103,12 @@ def places_of(site: Site) -> Layout:
 
 
 def _groups(wish: Wish, facts: Facts) -> tuple[str, ...]:
-    """Return the groups whose devices the runtime opens."""
+    """Return the groups whose devices the agent and its runner open."""
+    is_serial = serial_port(firmware_of(wish, facts)) is not None
+    return (*_runtime_groups(wish, facts), *((SERIAL_GROUP,) if is_serial else ()))
+
+
+def _runtime_groups(wish: Wish, facts: Facts) -> tuple[str, ...]:
     if wish.simulate or wish.kind.execution_device != "gpu":
         return ()
     if wish.kind.runtime is Runtime.TENSORRT:
@@ -182,7 +187,7 @@ def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) 
     yield Step(
         what="fleet",
         found=f"enrolled as {installed.agent.device}" if installed.agent else "not enrolled",
-        todo=f"enrol as {situation.device}, broker {situation.broker}" if needs.enrol else "",
+        todo=_enrolment(situation) if needs.enrol else "",
     )
     if release is not None:
         yield Step(
@@ -203,3 +208,9 @@ def _steps(situation: Situation, needs: Needs, *, layout: Layout, service: str) 
         yield Step(what="report", found="not heard of", todo="start it, wait for a signed report")
     if needs.tidy:
         yield Step(what="leftovers", found="of an earlier flash", todo="remove what is of no use")
+
+
+def _enrolment(situation: Situation) -> str:
+    firmware = situation.wish.firmware
+    beside = f", microcontroller at {firmware}" if firmware is not None else ""
+    return f"enrol as {situation.device}, broker {situation.broker}{beside}"

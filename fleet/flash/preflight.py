@@ -8,9 +8,9 @@ from typing import Final
 
 from asdic.contract.target import Runtime
 from asdic.fleet.flash.cargo import runtime_of
-from asdic.fleet.flash.facts import ARCHITECTURES, Facts, Installed, Place
+from asdic.fleet.flash.facts import ARCHITECTURES, SERIAL_GROUP, Facts, Installed, Place
 from asdic.fleet.flash.situation import Situation
-from asdic.fleet.flash.wish import Wish
+from asdic.fleet.flash.wish import Wish, serial_port
 
 MEMORY_BYTES: Final = 256 << 20
 """An agent (42 MB), a runner with LiteRT (129 MB), and the system: less than that cannot work."""
@@ -28,6 +28,7 @@ def problems(situation: Situation, service: str) -> Iterator[str]:
     yield from _permission_problems(situation.wish, situation.facts)
     yield from _space_problems(situation)
     yield from _fleet_problems(situation)
+    yield from _serial_problems(situation.wish, situation.facts)
     yield from _service_problems(situation.wish, situation.facts, service)
 
 
@@ -127,6 +128,24 @@ def _fleet_problems(situation: Situation) -> Iterator[str]:
             f"the box cannot reach the fleet's broker at {situation.broker} "
             f"({situation.facts.broker}); give the manager one that boxes reach: "
             "`asdic serve --broker HOST:PORT [--broker-ca CA.pem]`"
+        )
+
+
+def _serial_problems(wish: Wish, facts: Facts) -> Iterator[str]:
+    """Yield what keeps the agent from the wished serial port; no other link can be looked at."""
+    port = serial_port(wish.firmware or "")
+    if port is None:
+        return
+    group = facts.serial_ports.get(port)
+    if group is None:
+        yield (
+            f"the box has no {port} (it has {', '.join(facts.serial_ports) or 'no serial port'}); "
+            "plug the microcontroller in, or name another one with --firmware"
+        )
+    elif group != SERIAL_GROUP and (facts.uid == 0 or facts.needs_root) and wish.user != "root":
+        yield (
+            f"{port} on the box belongs to the group {group or 'of nobody'}, and the agent will be "
+            f"in {SERIAL_GROUP}; end what else uses it, and give it that group by a udev rule"
         )
 
 

@@ -169,13 +169,15 @@ class Lines:
 def one_at_a_time(wheelhouse: Wheelhouse) -> Wheelhouse:
     """Return a wheelhouse that brings each set of wheels once, whoever asks at the same time."""
     lock = threading.Lock()
-    brought: dict[tuple[str, str, str | None], Wheels] = {}
+    brought: dict[tuple[str, str, str | None, bool], Wheels] = {}
 
-    def bring(*, architecture: str, python: str, runtime: str | None) -> Wheels:
-        key = (architecture, python, runtime)
+    def bring(*, architecture: str, python: str, runtime: str | None, firmware: bool) -> Wheels:
+        key = (architecture, python, runtime, firmware)
         with lock:
             if key not in brought:
-                brought[key] = wheelhouse(architecture=architecture, python=python, runtime=runtime)
+                brought[key] = wheelhouse(
+                    architecture=architecture, python=python, runtime=runtime, firmware=firmware
+                )
             return brought[key]
 
     return bring

@@ -10,7 +10,7 @@ from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError
 from asdic.contract.messages import check_device_id
 from asdic.fleet.flash.cargo import ReleaseCargo, Version
-from asdic.fleet.flash.facts import Facts
+from asdic.fleet.flash.facts import Facts, FirmwareFacts
 from asdic.fleet.flash.wish import Wish
 from asdic.fleet.view import DeviceView
 
@@ -55,13 +55,19 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_enrolled(self) -> bool:
-        """Whether the agent has its tags, and the broker's address and authority."""
+        """Whether the agent has its tags, its microcontroller, the broker and its authority."""
         agent = self.facts.installed.agent
         return (
             agent is not None
             and agent.tags == self.tags
+            and self._has_firmware(agent.firmware)
             and msgspec.structs.asdict(agent.broker) == msgspec.structs.asdict(self.broker)
         )
+
+    def _has_firmware(self, found: FirmwareFacts) -> bool:
+        """Return whether the agent has what is wished of its microcontroller, if anything is."""
+        link, policy = self.wish.firmware, self.wish.without_test_boot
+        return link in {None, found.link} and policy in {None, found.without_test_boot}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -86,3 +92,11 @@ def device_of(wish: Wish, facts: Facts) -> str:
         return check_device_id(name)
     except ConfigError as error:
         raise ConfigError(f"{wish.address}: name the box with --device: {error}") from error
+
+
+def firmware_of(wish: Wish, facts: Facts) -> str:
+    """Return the address of the box's microcontroller: wished for, or given; empty for none."""
+    if wish.firmware is not None:
+        return wish.firmware
+    agent = facts.installed.agent
+    return agent.firmware.link if agent is not None else ""

@@ -38,7 +38,7 @@ from asdic.contract.files import (
 )
 from asdic.contract.variant import FileRef
 from asdic.fleet.flash.box_python import BoxPython, box_python
-from asdic.fleet.flash.gather import Gathering, Pins, required
+from asdic.fleet.flash.gather import Gathering, Pins, parse_requirement, required
 from asdic.fleet.flash.own_wheel import OwnWheel, own_wheel
 from asdic.fleet.flash.pip_download import PipDownload
 
@@ -47,6 +47,9 @@ MANIFEST_FILE: Final = "wheelhouse.json"
 MANIFEST_FORMAT: Final = "asdic-wheelhouse/1"
 REQUIREMENTS_FILE: Final = "requirements.txt"
 PIP: Final = "pip>=23"
+FIRMWARE: Final = "firmware"
+IMAGE_MAKING: Final = frozenset({"imgtool"})
+"""Of that extra, what makes and signs images, which no box does."""
 _MANIFEST_LIMIT_BYTES: Final = 1 << 20
 
 Progress = Callable[[str], None]
@@ -86,6 +89,7 @@ def build_wheelhouse(
     architecture: str,
     python: str,
     runtime: str | None,
+    firmware: bool = False,
     progress: Progress,
     provided: Iterable[str] = (),
 ) -> Wheelhouse:
@@ -100,6 +104,7 @@ def build_wheelhouse(
         python: The box's CPython, ``3.10`` to ``3.13``.
         runtime: ``litert``, ``openvino``, ``onnxruntime`` or ``tflite-runtime``; None where the
             box has its own, as TensorRT.
+        firmware: Whether the box speaks with a microcontroller.
         progress: Is told what is being done.
         provided: Names of packages that the box's system has, which are not brought.
 
@@ -112,10 +117,12 @@ def build_wheelhouse(
     if runtime is not None and runtime not in RUNTIMES:
         raise ConfigError(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     asdic = own_wheel()
+    extras = tuple(filter(None, (runtime, FIRMWARE if firmware else None)))
     recipe = _Recipe(
         box=box,
         runtime=runtime,
-        requires=(*required(asdic.requires, box, extras=(runtime or "",)), PIP),
+        extras=extras,
+        requires=(*_on_a_box(required(asdic.requires, box, extras=extras)), PIP),
         pins=_pins(runtime),
         provided=tuple(sorted(provided)),
     )
@@ -129,10 +136,18 @@ class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     box: BoxPython
     runtime: str | None
+    extras: tuple[str, ...]
     requires: tuple[str, ...]
     pins: str
     provided: tuple[str, ...]
     format: str = MANIFEST_FORMAT
+
+
+def _on_a_box(requirements: Iterable[str]) -> Iterator[str]:
+    """Yield the requirements that are not for the operator's side alone."""
+    for line in requirements:
+        if parse_requirement(line).name not in IMAGE_MAKING:
+            yield line
 
 
 Fill = Callable[[Path], None]
@@ -202,11 +217,12 @@ def _fetched(recipe: _Recipe, progress: Progress) -> Fill:
     """Return what fetches the wheels of the recipe, asdic's own apart."""
 
     def fill(folder: Path) -> None:
-        box, runtime = recipe.box, recipe.runtime
-        progress(f"brings {runtime or 'the agent'} for {box.architecture}, Python {box.python}")
+        box, extras = recipe.box, recipe.extras
+        what = " and ".join(extras) or "the agent"
+        progress(f"brings {what} for {box.architecture}, Python {box.python}")
         gathering = Gathering(box, Pins(recipe.pins, box), provided=recipe.provided)
         fetch = PipDownload(folder, box, progress)
-        gathering.gather(recipe.requires, fetch, extras=(runtime or "",))
+        gathering.gather(recipe.requires, fetch, extras=extras)
 
     return fill
 

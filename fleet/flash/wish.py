@@ -23,7 +23,10 @@ _PATH: Final = re.compile(r"(/[A-Za-z0-9._+-]+)+")
 _USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _ADDRESS: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9\[][A-Za-z0-9.:\[\]_-]*")
 
+_SERIAL: Final = "serial://"
+
 ServiceKind = Literal["auto", "systemd", "runit", "none"]
+TestBootPolicy = Literal["refuse", "re-upload"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +66,8 @@ class Wish(Site, frozen=True, kw_only=True, forbid_unknown_fields=True):
         user: Who runs the agent; None makes the user ``asdic`` where we may, and else takes the
             user who logs in.
         service: What starts the agent.
+        firmware: Address of the microcontroller as the box sees it; None leaves what the box has.
+        without_test_boot: What to do with firmware where it cannot boot on trial; None leaves it.
         server: The manager's address as the box sees it; None goes through the SSH connection.
         simulate: The box stands in for its target.
         run_options: Further words for ``asdic-agent run``.
@@ -75,6 +80,8 @@ class Wish(Site, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tags: dict[str, str] = {}
     user: str | None = None
     service: ServiceKind = "auto"
+    firmware: str | None = None
+    without_test_boot: TestBootPolicy | None = None
     server: str | None = None
     simulate: bool = False
     run_options: tuple[str, ...] = ()
@@ -132,7 +139,16 @@ def check_wish(wish: Wish) -> Wish:
         check_device_id(wish.device)
     if not all(key and value for key, value in wish.tags.items()):
         raise ConfigError("a tag has a key and a value")
+    if wish.without_test_boot is not None and wish.firmware is None:
+        raise ConfigError("--without-test-boot is about a microcontroller; name it with --firmware")
     return wish
+
+
+def serial_port(firmware: str) -> str | None:
+    """Return the device file in the address of a microcontroller, or None where it has none."""
+    if not firmware.startswith(_SERIAL):
+        return None
+    return firmware.removeprefix(_SERIAL).partition("?")[0]
 
 
 def read_boxes(path: Path) -> tuple[Wish, ...]:

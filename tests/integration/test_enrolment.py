@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,17 @@ import pytest
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.messages import EnrolBody, EnrolGrant, EnrolReply, EnrolRequest
 from asdic.contract.trust import proof_of, public_hex
-from asdic.device.config import AgentConfig, StateFolder, read_config
+from asdic.device.config import (
+    AgentConfig,
+    FirmwareConfig,
+    FramesConfig,
+    Probation,
+    StateFolder,
+    TestBootPolicy,
+    Timing,
+    read_config,
+    write_config,
+)
 from asdic.device.enrolment import enrol
 from asdic.device.identity import read_key
 from asdic.device.update.storage import Storage
@@ -68,7 +79,13 @@ def manager(answer: Callable[[EnrolBody], tuple[int, bytes]] = good) -> Iterator
 
 
 def join(
-    folder: Path, server: str, *, token: str = f"id.{CLAIM}", device: str = "box1"
+    folder: Path,
+    server: str,
+    *,
+    token: str = f"id.{CLAIM}",
+    device: str = "box1",
+    firmware: str | None = None,
+    without_test_boot: TestBootPolicy | None = None,
 ) -> AgentConfig:
     return enrol(
         StateFolder(folder),
@@ -79,6 +96,8 @@ def join(
         simulated=True,
         tags={"site": 'north "1"'},
         storage=Storage(),
+        firmware=firmware,
+        without_test_boot=without_test_boot,
     )
 
 
@@ -104,6 +123,48 @@ def test_enrolling_again_keeps_the_key(tmp_path: Path) -> None:
         before = public_hex(read_key(state))
         join(state.path, server)
     assert public_hex(read_key(state)) == before
+
+
+def test_enrolling_again_keeps_what_a_person_has_set(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "box1")
+    with manager() as server:
+        set_by_hand = msgspec.structs.replace(
+            join(state.path, server),
+            timing=Timing(heartbeat_s=7.0, deadlines_s={"probation": 90.0}),
+            probation=Probation(inferences=50),
+            firmware=FirmwareConfig(link="udp://192.0.2.7", patience_s=30.0),
+            frames=FramesConfig(ring="probe"),
+        )
+        write_config(state, set_by_hand)
+        join(state.path, server)
+    assert read_config(state) == msgspec.structs.replace(set_by_hand, server=server)
+
+
+def test_what_nobody_has_set_is_not_written_so_that_a_newer_agent_decides(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "box1")
+    with manager() as server:
+        join(state.path, server)
+    text = state.config.read_text()
+    assert not {"timing", "probation", "firmware", "frames"} & set(re.findall(r"[a-z]+", text))
+
+
+def test_a_microcontroller_is_named_and_changed_in_part(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "box1")
+    link = "serial:///dev/ttyACM0"
+    with manager() as server:
+        join(state.path, server, firmware="udp://192.0.2.7", without_test_boot="re-upload")
+        join(state.path, server, firmware=link)
+        assert read_config(state).firmware == FirmwareConfig(
+            link=link, without_test_boot="re-upload"
+        )
+        join(state.path, server, without_test_boot="refuse")
+    assert read_config(state).firmware == FirmwareConfig(link=link)
+
+
+def test_a_wrong_microcontroller_is_said_before_the_manager_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'ttyACM0' is not the address of a microcontroller"):
+        join(tmp_path / "box1", "http://127.0.0.1:9", firmware="ttyACM0")
+    assert not (tmp_path / "box1").exists()
 
 
 def test_a_box_does_not_become_another(tmp_path: Path) -> None:

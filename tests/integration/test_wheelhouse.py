@@ -35,6 +35,13 @@ from tests.support.paper_box import wait_for
 BOX: Final = box_python("aarch64", "3.10")
 COMPILED: Final = {"cryptography", "numpy", "msgspec", "psutil", "opencv-python-headless"}
 RUNTIME: Final = "ai-edge-litert"
+LINK: Final = {
+    "smpclient": ("smp",),
+    "smp": ("crcmod<2,>=1.7",),
+    "crcmod-plus": (),
+    "pyserial": (),
+}
+"""What speaks with a microcontroller, and what that requires."""
 
 
 def add_wheel(index: Path, name: str, version: str, *requires: str) -> Path:
@@ -63,6 +70,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for requirement in (*base, "pip", RUNTIME):
         name = canonicalize_name(Requirement(requirement).name)
         add_wheel(folder, name, pins.choose(name, SpecifierSet()).partition("==")[2])
+    for name, requires in LINK.items():
+        add_wheel(folder, name, pins.choose(name, SpecifierSet()).partition("==")[2], *requires)
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -104,6 +113,13 @@ def test_it_holds_what_the_box_needs_and_nothing_of_the_server(
         *("opencv_python_headless", "paho_mqtt", "pip", "psutil", "tomli", "tuf"),
         "typing_extensions",
     }
+
+
+def test_a_box_with_a_microcontroller_gets_its_link_and_nothing_that_makes_images(
+    build: Callable[..., Wheelhouse],
+) -> None:
+    link = {name.replace("-", "_") for name in LINK}
+    assert names(build(firmware=True)) == names(build()) | link
 
 
 def test_each_file_has_the_digest_that_is_said(build: Callable[..., Wheelhouse]) -> None:

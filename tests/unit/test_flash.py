@@ -29,6 +29,8 @@ port = 1883
 [tags]
 ward = "icu"
 """
+BOARD = "serial:///dev/ttyACM0"
+BESIDE = f'{AGENT}[firmware]\nlink = "{BOARD}"\n'
 MANIFEST = "sha256:" + "a" * 64
 RELEASE = ReleaseCargo(version="1.0.0", manifest=MANIFEST, size_bytes=1 << 20)
 
@@ -206,6 +208,66 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("agent_toml", "wanted", "needed"),
+    [
+        (AGENT, {"firmware": BOARD}, {"enrol"}),
+        (BESIDE, {"firmware": BOARD}, set()),
+        (BESIDE, {"firmware": "udp://192.0.2.9"}, {"enrol"}),
+        (BESIDE, {"firmware": BOARD, "without_test_boot": "re-upload"}, {"enrol"}),
+        (BESIDE, {"firmware": BOARD, "without_test_boot": "refuse"}, set()),
+        (BESIDE, {}, set()),
+    ],
+)
+def test_a_microcontroller_is_enrolled_with_its_box_and_stays(
+    tmp_path: Path, agent_toml: str, wanted: dict[str, Any], needed: set[str]
+) -> None:
+    found = facts(
+        installed=flashed(tmp_path, agent_toml=agent_toml),
+        serial_ports={"/dev/ttyACM0": "dialout"},
+    )
+    made = plan(tmp_path, facts=found, known=device(), wish=wish(release="1.0.0", **wanted))
+    assert (needs(made), made.problems) == (needed, ())
+
+
+def test_who_enrols_reads_the_microcontrollers_address(tmp_path: Path) -> None:
+    made = plan(tmp_path, wish=wish(firmware="udp://192.0.2.9"), release=None)
+    enrolment = "enrol as box7-example, broker 192.0.2.7:1883, microcontroller at udp://192.0.2.9"
+    assert enrolment in [step.todo for step in made.steps]
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "groups"),
+    [
+        (Installed(), {"firmware": BOARD}, ("dialout",)),
+        (Installed(agent_toml=BESIDE), {}, ("dialout",)),
+        (Installed(agent_toml=BESIDE), {"firmware": "udp://192.0.2.9"}, ()),
+        (Installed(), {"firmware": BOARD, "target": "jetson-orin-int8"}, ("video", "dialout")),
+        (Installed(), {}, ()),
+    ],
+)
+def test_a_serial_link_brings_its_group(
+    tmp_path: Path, installed: Installed, wanted: dict[str, Any], groups: tuple[str, ...]
+) -> None:
+    made = layout_for(wish(**wanted), facts(installed=installed), version(tmp_path))
+    assert made.groups == groups
+
+
+def test_who_logs_in_or_root_may_have_a_port_that_is_not_of_the_group(tmp_path: Path) -> None:
+    ports = {"/dev/ttyACM0": "tty"}
+    known_user = facts(uid=1000, user="admin", service_manager="none", serial_ports=ports)
+    made = plan(tmp_path, facts=known_user, wish=wish(firmware=BOARD, service="none"))
+    assert made.problems == ()
+    made = plan(tmp_path, facts=facts(serial_ports=ports), wish=wish(firmware=BOARD, user="root"))
+    assert made.problems == ()
+
+
+def test_serial_ports_are_shown_where_there_are_any() -> None:
+    shown = facts(serial_ports={"/dev/ttyACM0": "dialout", "/dev/ttyUSB0": "dialout"}).lines(0.0)
+    assert ("serial", "/dev/ttyACM0, /dev/ttyUSB0") in shown
+    assert "serial" not in dict(facts().lines(0.0))
+
+
+@pytest.mark.parametrize(
     ("found", "wanted", "problem"),
     [
         ({"architecture": "x86_64"}, {}, "is for arm64, this box is x86_64"),
@@ -255,6 +317,16 @@ def test_new_tags_are_added_to_those_that_the_box_has(tmp_path: Path) -> None:
             "has a runit service of asdic's; `asdic unflash` it",
         ),
         ({"installed": Installed(agent_toml=AGENT)}, {"device": "box8"}, "is 'box7' already"),
+        (
+            {"serial_ports": {"/dev/ttyUSB0": "dialout"}},
+            {"firmware": BOARD},
+            r"has no /dev/ttyACM0 \(it has /dev/ttyUSB0\); plug the microcontroller in, or name",
+        ),
+        (
+            {"serial_ports": {"/dev/ttyACM0": "tty"}},
+            {"firmware": BOARD},
+            "/dev/ttyACM0 on the box belongs to the group tty, .* be in dialout; .* a udev rule",
+        ),
         (
             {"installed": Installed(agent_toml=AGENT.replace("litert", "openvino"))},
             {},

@@ -232,3 +232,10 @@ def test_the_agents_folder_cannot_lead_root_astray(tmp_path: Path) -> None:
 
 def test_a_folder_that_may_not_be_looked_into_holds_nothing_to_see() -> None:
     assert not probe.is_there(Path("/", "x" * 5000))
+
+
+def test_a_serial_port_is_a_device_and_comes_with_its_group(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") not in probe.serial_ports(str(tmp_path / "file"))
+    assert probe.serial_ports("/dev/null")["/dev/null"] == Path("/dev/null").group()
+    assert "/dev/null" not in probe.serial_ports(None)

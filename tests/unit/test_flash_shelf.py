@@ -102,11 +102,15 @@ def test_who_is_interrupted_hangs_up_all_lines() -> None:
 def test_a_wheelhouse_is_asked_once_for_each_kind_of_box() -> None:
     asked = []
 
-    def bring(**kind: str | None) -> dict[str, str | None]:
+    def bring(**kind: str | bool | None) -> dict[str, str | bool | None]:
         asked.append(kind)
         return kind
 
     once = one_at_a_time(bring)
-    for python in ("3.10", "3.11", "3.10"):
-        once(architecture="aarch64", python=python, runtime="litert")
-    assert [kind["python"] for kind in asked] == ["3.10", "3.11"]
+    for python, firmware in (("3.10", False), ("3.11", False), ("3.10", True), ("3.10", False)):
+        once(architecture="aarch64", python=python, runtime="litert", firmware=firmware)
+    assert [(kind["python"], kind["firmware"]) for kind in asked] == [
+        ("3.10", False),
+        ("3.11", False),
+        ("3.10", True),
+    ]

@@ -39,6 +39,8 @@ def test_a_flash_that_cannot_be_meant_is_a_mistake_of_usage(
         ((*BOX, "--prefix", "here"), "is not a full path"),
         ((*BOX, "--accept-host-key", "MD5:00"), "is not a fingerprint"),
         ((BOX[0], "--target", "toaster"), "unknown target 'toaster'"),
+        ((*BOX, "--firmware", "ttyACM0"), f"{BOX[0]}: 'ttyACM0' is not the address of a microc"),
+        ((*BOX, "--without-test-boot", "refuse"), "name it with --firmware"),
         (("--inventory", "nowhere.toml"), "cannot read nowhere.toml"),
     ],
 )
@@ -69,3 +71,13 @@ def test_an_agent_reads_its_claim_from_stdin(tmp_path: Path) -> None:
     words = (*MANAGER, "--token-file", "-", "--state", str(tmp_path / "box"), "--device", "box7")
     with pytest.raises(ConfigError, match="that is not a token"):
         CliRunner().invoke(enrol, words, input="nothing", catch_exceptions=False)
+
+
+def test_a_wrong_microcontroller_of_a_shelf_is_said_by_its_box(tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.toml"
+    boxes.write_text(
+        '[defaults]\ntarget = "arm64-litert-int8"\n[[box]]\naddress = "box7"\n'
+        '[[box]]\naddress = "box8"\nfirmware = "serial:///etc/passwd"\n'
+    )
+    with pytest.raises(ConfigError, match="box8: 'serial:///etc/passwd' is not the address"):
+        CliRunner().invoke(flash, ("--inventory", str(boxes)), catch_exceptions=False)

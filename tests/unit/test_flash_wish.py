@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asdic.contract.errors import ConfigError
-from asdic.fleet.flash.wish import Wish, check_wish, read_boxes
+from asdic.fleet.flash.wish import Wish, check_wish, read_boxes, serial_port
 
 BOXES = """
 [defaults]
@@ -52,6 +52,8 @@ def test_a_box_has_the_defaults_under_its_own_entries(tmp_path: Path) -> None:
         ('"/data/asdic"', '"data"', r"box8.example:2222: 'data' is not a full path"),
         ('"/data/asdic"', '"/data/../etc"', "is not a full path"),
         ("600", "-1", "patience_s"),
+        ("patience_s = 600", 'without_test_boot = "refuse"', "name it with --firmware"),
+        ("patience_s = 600", 'without_test_boot = "hope"', "Invalid enum value 'hope'"),
         ("arm64-litert-int8", "toaster", "unknown target 'toaster'"),
         ("admin@box8.example:2222", "admin@box7.example", "two boxes have the address"),
         ("admin@box8.example:2222", "box8; reboot", "is no address"),
@@ -91,3 +93,23 @@ def test_two_boxes_do_not_get_one_name(tmp_path: Path) -> None:
 def test_a_wish_that_cannot_be_meant_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_wish(Wish(address="box7", target="arm64-litert-int8", **fields))
+
+
+def test_a_box_may_have_a_microcontroller(tmp_path: Path) -> None:
+    beside = 'firmware = "udp://192.0.2.7"\nwithout_test_boot = "re-upload"'
+    first, second = read(tmp_path, BOXES.replace("patience_s = 600", beside))
+    assert (first.firmware, first.without_test_boot) == (None, None)
+    assert (second.firmware, second.without_test_boot) == ("udp://192.0.2.7", "re-upload")
+
+
+@pytest.mark.parametrize(
+    ("firmware", "port"),
+    [
+        ("serial:///dev/ttyACM0", "/dev/ttyACM0"),
+        ("serial:///dev/serial/by-id/usb-board?baud=921600", "/dev/serial/by-id/usb-board"),
+        ("socket://127.0.0.1:4000", None),
+        ("", None),
+    ],
+)
+def test_a_serial_port_is_read_from_the_address(firmware: str, port: str | None) -> None:
+    assert serial_port(firmware) == port

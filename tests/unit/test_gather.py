@@ -159,3 +159,13 @@ def test_a_box_that_asdic_does_not_run_on_is_refused(
 def test_a_wheel_for_an_older_system_comes_first() -> None:
     platforms = JETSON.platforms
     assert platforms.index("manylinux_2_17_aarch64") < platforms.index("manylinux_2_28_aarch64")
+
+
+def test_what_has_no_wheels_is_stood_in_for_and_its_versions_count_no_more(
+    gathered: Callable[..., set[str]],
+) -> None:
+    packages: dict[str, dict[str, Sequence[str]]] = {
+        "smp": {"4": ["crcmod<2,>=1.7"]},
+        "crcmod-plus": {"2.3.5": [], "2.3.6": []},
+    }
+    assert gathered(["smp"], packages, pins="crcmod-plus==2.3.5") == {"smp-4", "crcmod_plus-2.3.5"}

@@ -28,6 +28,7 @@ CPU_FEATURES = (
 )
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{12}")
 NO_CHECK_TIME = 0x200000
+SERIAL_PORTS = ("serial/by-id/*", "ttyACM*", "ttyUSB*")
 RUNIT_SCANS = ("/etc/service", "/var/service", "/service", "/etc/runit/runsvdir/current")
 
 
@@ -52,6 +53,7 @@ def main(arguments: dict[str, Any], _payload: object) -> dict[str, Any]:
         "runit_scan": next((path for path in RUNIT_SCANS if Path(path).is_dir()), ""),
         "accelerator": accelerator(),
         "broker": reach(arguments["broker"]),
+        "serial_ports": serial_ports(arguments["serial"]),
         "installed": installed(prefix, state, arguments["service_files"]),
     }
 
@@ -149,6 +151,13 @@ def group_of(path: Path) -> str:
         return grp.getgrgid(path.stat().st_gid).gr_name
     except (OSError, KeyError):
         return ""
+
+
+def serial_ports(wanted: str | None) -> dict[str, str]:
+    """Return the serial ports of adapters and boards, and the wanted one, with their groups."""
+    found = {path for pattern in SERIAL_PORTS for path in Path("/dev").glob(pattern)}
+    found |= {Path(wanted)} if wanted else set()
+    return {str(path): group_of(path) for path in sorted(found) if path.is_char_device()}
 
 
 def package(name: str) -> str:
