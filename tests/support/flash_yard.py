@@ -216,12 +216,12 @@ class WheelFolder:
         )
 
 
-def wheels_for_here() -> Wheels:
-    """Return the wheels for this machine, brought once and kept."""
+def wheels_for_here(python: str | None = None) -> Wheels:
+    """Return the wheels for this machine, and for this or another Python; they are kept."""
     return build_wheelhouse(
         Path("~/.cache/asdic/wheelhouse").expanduser(),
         architecture=platform.machine(),
-        python="{}.{}".format(*sys.version_info),
+        python=python or "{}.{}".format(*sys.version_info),
         runtime="litert",
         progress=lambda _words: None,
     )
