@@ -22,8 +22,9 @@ import msgspec
 from asdic.contract.errors import AsdicError
 from asdic.contract.files import canonical_json, check_digest, sha256_of, write_file
 from asdic.contract.release import Descriptor
-from asdic.device.checks import bare_address, release_files
+from asdic.device.checks import bare_address
 from asdic.device.config import StateFolder, encode_config, read_config
+from asdic.device.disk_checks import release_files
 from asdic.device.doctor import Diagnosis
 from asdic.device.log import read_log
 from asdic.device.reports import read_last_report

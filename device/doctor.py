@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from asdic.contract.errors import AsdicError
-from asdic.device.checks import CHECKS, Case, Level
+from asdic.device.case import Case, Level
+from asdic.device.checks import CHECKS
 from asdic.device.config import StateFolder
 from asdic.device.log import read_log
 

@@ -16,9 +16,9 @@ from asdic.device.application import Application
 from asdic.device.by_hand import Requests
 from asdic.device.update.journal import Journal
 from asdic.device.update.storage import Storage
-from tests.device.test_update import Bench
 from tests.faults.disk import PowerCut
 from tests.support.boxes import AGENT, PATIENCE_S, Box, runs
+from tests.support.dock import Dock
 from tests.support.yard import Yard
 
 OLD = "1.0.0"
@@ -136,56 +136,56 @@ def test_a_damaged_earlier_release_is_no_model_and_said_to_be_that(box: Box) -> 
 
 
 @pytest.fixture
-def bench(box: Box, yard: Yard) -> Bench:
+def dock(box: Box, yard: Yard) -> Dock:
     """An update in this process on a box that runs the new release."""
-    made = Bench(yard, box)
-    made.plug.infer(yard.manifest(NEW))
+    made = Dock.with_trial(yard, box.state.path.parent)
+    made.program.infer(yard.manifest(NEW))
     made.until_over()
     return made
 
 
-def go_back(bench: Bench) -> None:
-    bench.update.send_back()
-    bench.plug.infer(bench.yard.manifest(OLD))
-    bench.until_over()
-    bench.states.clear()
+def go_back(dock: Dock) -> None:
+    dock.update.send_back()
+    dock.program.infer(dock.yard.manifest(OLD))
+    dock.until_over()
+    dock.states.clear()
 
 
-def test_the_offer_that_brought_it_does_not_bring_it_again_by_itself(bench: Bench) -> None:
-    offer = bench.box.state.offer.read_bytes()
-    go_back(bench)
-    bench.update.take_offer(offer)
-    bench.until_over()
-    assert bench.states == []
+def test_the_offer_that_brought_it_does_not_bring_it_again_by_itself(dock: Dock) -> None:
+    offer = dock.box.state.offer.read_bytes()
+    go_back(dock)
+    dock.update.take_offer(offer)
+    dock.until_over()
+    assert dock.states == []
 
 
-def test_a_new_copy_of_that_offer_does_not_bring_it_again_either(bench: Bench) -> None:
-    go_back(bench)
-    bench.offer(NEW)
-    bench.until_over()
-    assert bench.states == []
+def test_a_new_copy_of_that_offer_does_not_bring_it_again_either(dock: Dock) -> None:
+    go_back(dock)
+    dock.offer(NEW)
+    dock.until_over()
+    assert dock.states == []
 
 
-def test_another_rollout_brings_it_again(bench: Bench) -> None:
-    go_back(bench)
-    bench.offer(NEW, rollout="another")
-    bench.until_state(UpdateState.PROBATION)
+def test_another_rollout_brings_it_again(dock: Dock) -> None:
+    go_back(dock)
+    dock.offer(NEW, rollout="another")
+    dock.until_state(UpdateState.PROBATION)
 
 
-def test_going_back_by_hand_is_no_failed_probation(bench: Bench) -> None:
-    go_back(bench)
+def test_going_back_by_hand_is_no_failed_probation(dock: Dock) -> None:
+    go_back(dock)
     (ended,) = [
-        one for one in bench.update.journal.finished if one.manifest == bench.yard.manifest(NEW)
+        one for one in dock.update.journal.finished if one.manifest == dock.yard.manifest(NEW)
     ]
     assert (ended.state, ended.was_tried) == (UpdateState.FAILED, False)
 
 
-def test_a_higher_security_counter_closes_the_way_back(bench: Bench, yard: Yard) -> None:
+def test_a_higher_security_counter_closes_the_way_back(dock: Dock, yard: Yard) -> None:
     if "2.1.0" not in yard.layout.versions():
         yard.add("2.1.0", offset=0.5, security_counter=3)
-    bench.commit("2.1.0")
-    bench.update.stop()
-    assert NO_WAY_BACK in says(bench.box.call("rollback"))
+    dock.commit("2.1.0")
+    dock.update.stop()
+    assert NO_WAY_BACK in says(dock.box.call("rollback"))
 
 
 class UntilCommitted(Storage):
@@ -200,40 +200,40 @@ class UntilCommitted(Storage):
 
 
 def test_a_request_in_the_very_first_moment_finds_that_way_closed_too(
-    bench: Bench, yard: Yard
+    dock: Dock, yard: Yard
 ) -> None:
     if "2.1.0" not in yard.layout.versions():
         yard.add("2.1.0", offset=0.5, security_counter=3)
-    bench.update.stop()
-    bench.storage = UntilCommitted()
-    bench.start()
-    bench.offer("2.1.0")
-    bench.until_state(UpdateState.PROBATION)
-    bench.plug.infer(yard.manifest("2.1.0"))
+    dock.update.stop()
+    dock.storage = UntilCommitted()
+    dock.start()
+    dock.offer("2.1.0")
+    dock.until_state(UpdateState.PROBATION)
+    dock.program.infer(yard.manifest("2.1.0"))
     with pytest.raises(PowerCut):
-        bench.turn()
-    bench.storage = Storage()
-    bench.start()
-    assert bench.state is UpdateState.COMMITTED
+        dock.turn()
+    dock.storage = Storage()
+    dock.start()
+    assert dock.state is UpdateState.COMMITTED
     with pytest.raises(InstallError, match=NO_WAY_BACK):
-        bench.update.send_back()
+        dock.update.send_back()
 
 
-def test_a_request_that_an_earlier_agent_left_is_forgotten(bench: Bench) -> None:
-    state, storage = bench.box.state, Storage()
+def test_a_request_that_an_earlier_agent_left_is_forgotten(dock: Dock) -> None:
+    state, storage = dock.box.state, Storage()
     storage.make_folder(state.order.parent)
     storage.write(state.order, b'{"id":"yesterday"}')
-    Requests(state, bench.update, storage).tick()
-    assert bench.state is UpdateState.COMMITTED
+    Requests(state, dock.update, storage).tick()
+    assert dock.state is UpdateState.COMMITTED
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", bytes(1 << 16)])
-def test_a_request_that_is_none_is_named_once_and_gone(bench: Bench, data: bytes) -> None:
-    state, storage = bench.box.state, Storage()
-    requests = Requests(state, bench.update, storage)
+def test_a_request_that_is_none_is_named_once_and_gone(dock: Dock, data: bytes) -> None:
+    state, storage = dock.box.state, Storage()
+    requests = Requests(state, dock.update, storage)
     storage.make_folder(state.order.parent)
     storage.write(state.order, data)
     with pytest.raises(ConfigError, match=re.escape(str(state.order))):
         requests.tick()
     requests.tick()
-    assert bench.state is UpdateState.COMMITTED
+    assert dock.state is UpdateState.COMMITTED

@@ -21,7 +21,8 @@ from asdic.contract.broker import BrokerAddress
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Application
 from asdic.device.bundle import PARTS, write_bundle
-from asdic.device.checks import CHECKS, Level
+from asdic.device.case import Level
+from asdic.device.checks import CHECKS
 from asdic.device.config import write_config
 from asdic.device.doctor import Diagnosis, Finding, diagnose
 from asdic.device.log import FILE_LIMIT_BYTES, WarningsFile, log_file, log_files, read_log

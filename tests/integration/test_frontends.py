@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +12,6 @@ import torch
 
 from asdic.contract.errors import ConfigError, UnsupportedModelError
 from asdic.contract.variant import ArrayInput, ClassOutput, ImageInput, MaskOutput, TensorSpec
-from asdic.quantization.frontends import sizes
 from asdic.quantization.kinds import SourceKind
 from asdic.quantization.source import Reading, read_source
 from tests.support.disc_finder import SIDE, DiscFinder, example
@@ -27,7 +21,6 @@ from tests.support.small_models import (
     TwoInputs,
     make_discs,
     node,
-    with_external_weights,
     write_graph,
     write_onnx,
     write_program,
@@ -118,91 +111,6 @@ def test_a_description_that_does_not_fit_the_file_is_refused(tmp_path: Path) -> 
         read(tmp_path, tmp_path)
 
 
-# Keras
-
-
-def _keras() -> Any:
-    if os.environ.get("CI"):
-        return importlib.import_module("keras")
-    return pytest.importorskip("keras", reason="needs tensorflow: install asdic[keras]")
-
-
-@pytest.fixture(scope="module")
-def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with classes.keras and the SavedModel classes."""
-    keras = _keras()
-    folder = tmp_path_factory.mktemp("keras")
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((SIDE, SIDE, 1), name="image"),
-            layers.Conv2D(8, 3, padding="same", activation="relu"),
-            layers.BatchNormalization(),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, name="scores"),
-        ]
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations between its own modules
-        model.save(folder / "classes.keras")
-        model.export(str(folder / "classes"), verbose=False)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["classes.keras", "classes"])
-def test_keras_models_are_read_with_their_names(
-    keras_folder: Path, tmp_path: Path, name: str
-) -> None:
-    description = read(keras_folder / name, tmp_path).description
-    assert [spec.name for spec in description.inputs] == ["image"]
-    assert isinstance(description.preprocessing[0], ImageInput)
-    assert description.outputs[0].shape == (1, 3)
-
-
-def test_a_keras_model_with_two_inputs_and_outputs_keeps_its_names(tmp_path: Path) -> None:
-    keras = _keras()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _two_inputs(keras).save(tmp_path / "two.keras")
-    description = read(tmp_path / "two.keras", tmp_path).description
-    assert sorted(spec.name for spec in description.inputs) == ["extra", "image"]
-    assert sorted(spec.name for spec in description.outputs) == ["mask", "scores"]
-
-
-def _two_inputs(keras: Any) -> Any:
-    image, extra = keras.Input((SIDE, SIDE, 1), name="image"), keras.Input((3,), name="extra")
-    mask = keras.layers.Conv2D(1, 3, padding="same")(image)
-    scores = keras.layers.Add()([keras.layers.Dense(3)(keras.layers.Flatten()(mask)), extra])
-    return keras.Model({"image": image, "extra": extra}, {"mask": mask, "scores": scores})
-
-
-def test_a_saved_model_that_writes_files_is_not_opened(tmp_path: Path) -> None:
-    _keras()
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    saved = SavedModel()
-    node = saved.meta_graphs.add().graph_def.node.add()
-    node.name, node.op = "notes", "WriteFile"
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").write_bytes(saved.SerializeToString())
-    with pytest.raises(ConfigError, match=r"uses WriteFile \(the node 'notes'\)"):
-        read(tmp_path / "saved", tmp_path)
-
-
-def test_code_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
-    keras = _keras()
-    trap = tmp_path / "sprung"
-    place = str(trap)
-    layer = keras.layers.Lambda(lambda x, path=place: (Path(path).touch(), x)[1])
-    model = keras.Sequential([keras.Input((4,)), layer])
-    model.save(tmp_path / "lambda.keras")
-    trap.unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read(tmp_path / "lambda.keras", tmp_path)
-    assert not trap.exists()
-
-
 # Bad input
 
 
@@ -241,22 +149,6 @@ def test_a_shape_that_does_not_fit_is_refused(
         read(path, tmp_path, reading=Reading(shapes=shapes))
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd"])
-def test_weights_out_of_the_models_folder_are_refused(tmp_path: Path, location: str) -> None:
-    path = with_external_weights(write_onnx(tmp_path / "discs.onnx", DiscFinder()), location)
-    with pytest.raises(ConfigError, match="out of the model's folder"):
-        read(path, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "model.tflite", "model.keras", "model.pt2"])
-def test_rubbish_is_one_clear_line(tmp_path: Path, name: str) -> None:
-    if name.endswith("keras"):
-        _keras()
-    (tmp_path / name).write_bytes(b"rubbish" * 100)
-    with pytest.raises(ConfigError, match=rf"{name} is not [^\n]*$"):
-        read(tmp_path / name, tmp_path)
-
-
 def test_a_file_of_an_unknown_kind_is_refused_and_what_is_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"does not read; it reads \.pt2, .*\.onnx"):
@@ -275,13 +167,6 @@ def test_a_file_of_an_unknown_kind_is_refused_and_what_is_read_is_said(tmp_path:
 def test_a_factory_that_fails_is_one_clear_line(tmp_path: Path, factory: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(factory, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
-
-
-def test_weights_that_are_a_pickle_are_not_opened(tmp_path: Path) -> None:
-    torch.save({"finder": DiscFinder()}, tmp_path / "weights.pt")
-    reading = Reading(shapes={"image": IMAGE.shape}, weights=tmp_path / "weights.pt")
-    with pytest.raises(ConfigError, match="holds more than weights"):
-        read(FACTORY, tmp_path, reading=reading)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -381,78 +266,6 @@ def test_the_names_of_a_dict_are_those_of_the_outputs(tmp_path: Path) -> None:
     reading = Reading(shapes={"": IMAGE.shape})
     model = read("tests.support.small_models:make_named", tmp_path, reading=reading)
     assert [spec.name for spec in model.description.outputs] == ["lesion", "quality"]
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("Symbol(", "__import__('pathlib').Path('sprung').touch() or Symbol("),
-        ("torch.ops.aten.conv2d.default", "torch.os.remove"),
-        ("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default"),
-    ],
-)
-def test_code_in_a_program_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    trapped = _edited(_open_program(tmp_path), tmp_path / "trapped.pt2", old, new)
-    with pytest.raises(ConfigError, match="which is code; it is not opened"):
-        read(trapped, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
-    assert not (tmp_path / "sprung").exists()
-
-
-SPRINGS = "__import__('pathlib').Path('sprung').touch() is None"
-
-
-def test_code_in_the_guards_of_a_program_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    trapped = _edited(
-        _open_program(tmp_path),
-        tmp_path / "trapped.pt2",
-        '"guards_code": [',
-        f'"guards_code": [{json.dumps(SPRINGS)}, ',
-    )
-    read(trapped, tmp_path, reading=Reading(shapes={"": IMAGE.shape}))
-    assert not (tmp_path / "sprung").exists()
-
-
-def _open_program(folder: Path) -> Path:
-    """Write a program whose height and width are open, and which has guards about them."""
-    sides = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    return write_program(
-        folder / "open.pt2", torch.nn.Conv2d(1, 8, 3), example(), dynamic_shapes=(sides,)
-    )
-
-
-def _edited(source: Path, target: Path, old: str, new: str) -> Path:
-    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
-        for name in before.namelist():
-            content = before.read(name)
-            if name.endswith("models/model.json"):
-                assert old.encode() in content
-                content = content.replace(old.encode(), new.encode(), 1)
-            after.writestr(name, content)
-    return target
-
-
-def test_torchscript_that_writes_files_is_not_opened(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
-        archive.writestr("model/constants.pkl", b"")
-        archive.writestr("model/code/__torch__.py", b"def forward(self, x):\n  torch.save(x, 'f')")
-    with pytest.raises(ConfigError, match=r"calls torch\.save"):
-        read(tmp_path / "model.pt", tmp_path)
-
-
-def test_an_archive_that_unpacks_to_too_much_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sizes, "MODEL_LIMIT_BYTES", 1 << 20)
-    with zipfile.ZipFile(tmp_path / "model.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("bomb", bytes(2 << 20))
-    with pytest.raises(ConfigError, match=r"holds 2097152 bytes in 1 files"):
-        read(tmp_path / "model.pt2", tmp_path)
 
 
 def test_a_description_may_name_a_factory(tmp_path: Path) -> None:

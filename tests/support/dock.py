@@ -1,6 +1,7 @@
-"""One box with a microcontroller beside it: the real update on a real disk, asked in threads.
+"""One box in this process: the real update on a real disk, moved on by hand.
 
-The trial passes at once, and the program says what the test wants; both have tests of their own.
+What the inferring program says is chosen by the test. The trial is real, or passes at once where
+the test is about something else; a microcontroller beside the box is asked in threads.
 """
 
 from __future__ import annotations
@@ -14,47 +15,67 @@ from typing import Final
 
 import msgspec
 
-from asdic.contract.messages import GateFacts, Loaded, Missing, Progress, UpdateState
+from asdic.contract.messages import (
+    GateFacts,
+    Loaded,
+    Missing,
+    Progress,
+    RuntimeFacts,
+    UpdateState,
+)
 from asdic.contract.release import Descriptor
 from asdic.device.application import HealthCall, Program
 from asdic.device.config import FirmwareConfig, FramesConfig
-from asdic.device.link import ChunkArrived, FolderLink, OfferArrived
+from asdic.device.link import Arrival, ChunkArrived, FolderLink, OfferArrived
 from asdic.device.peripherals import frames_for
 from asdic.device.update.gate import Verdict
+from asdic.device.update.machine import Machine
 from asdic.device.update.microcontroller import AskedInThread, OpenLink
 from asdic.device.update.storage import Storage
 from asdic.device.update.store import Pointer
 from asdic.device.update.update import Update
-from asdic.device.update.work import Work
+from asdic.device.update.work import OpenTrial, Work, open_trial
 from tests.support.boxes import Box
 from tests.support.yard import Yard
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 30.0
 TICK_S: Final = 0.005
 
 
 @dataclass
-class Following:
-    """A program that runs what ``current`` names, as soon as it is there."""
+class Plug:
+    """In the program's place: it says what the test wants, or runs what ``current`` names."""
 
     state: Path
-    loaded: Loaded | None = None
+    follows: bool
+    said: Program = field(default_factory=Program)
     errors: int = 0
     busy: bool = False
-    follows: bool = True
 
     def program(self) -> Program:
-        """Return what it says: one inference more at each look."""
+        """Return what it says; where it follows, one inference more at each look."""
         link = self.state / "current"
-        named = f"sha256:{link.readlink().name}" if link.is_symlink() else None
-        if self.follows and named is not None:
-            is_new = self.loaded is None or self.loaded.manifest != named
-            done = 0 if is_new or self.loaded is None else self.loaded.inferences
-            self.loaded = Loaded(manifest=named, version="", pid=1, inferences=done + 1)
-        if self.loaded is None:
-            return Program()
-        health = HealthCall(manifest=self.loaded.manifest, errors=self.errors, reason="why")
-        return Program(loaded=self.loaded, health=health)
+        if self.follows and link.is_symlink():
+            self._follow(f"sha256:{link.readlink().name}")
+        return self.said
+
+    def _follow(self, manifest: str) -> None:
+        loaded = self.said.loaded
+        done = loaded.inferences if loaded is not None and loaded.manifest == manifest else 0
+        self.infer(manifest, inferences=done + 1, errors=self.errors)
+
+    def infer(
+        self,
+        manifest: str,
+        *,
+        inferences: int = 5,
+        errors: int = 0,
+        runtime: RuntimeFacts | None = None,
+    ) -> None:
+        """Say from now on that this is what it runs."""
+        loaded = Loaded(manifest=manifest, version="", pid=1, inferences=inferences)
+        health = HealthCall(manifest=manifest, inferences=inferences, errors=errors, reason="why")
+        self.said = Program(loaded=loaded, health=health, runtime=runtime)
 
     def is_busy(self) -> bool:
         """Return whether an exam is in progress."""
@@ -86,10 +107,19 @@ class PassingTrial:
 
 @dataclass
 class Stick:
-    """A folder that gives the blobs, and a note of those that were asked for."""
+    """Folders that are plugged in one after the other, and a note of the blobs asked for."""
 
     link: FolderLink | None = None
     followed: list[str] = field(default_factory=list)
+
+    def plug_in(self, folder: Path) -> None:
+        """Read from this folder, and from no other."""
+        self.link = FolderLink(folder, "box1")
+        self.link.start()
+
+    def receive(self) -> Arrival | None:
+        """Return what arrived, if anything did."""
+        return self.link.receive(0.0) if self.link is not None else None
 
     def follow(self, blob: Descriptor) -> None:
         """Read it."""
@@ -106,7 +136,9 @@ class Stick:
         """Nobody counts."""
 
     def send_missing(self, missing: Missing) -> None:
-        """All of it comes anyway."""
+        """Ask for it again."""
+        if self.link is not None:
+            self.link.send_missing(missing)
 
 
 class Dock:
@@ -114,10 +146,13 @@ class Dock:
 
     Args:
         yard: Where its releases come from.
-        folder: An empty folder.
+        folder: Where its ``box1`` is, or is made.
         open_link: Opens the link to the microcontroller; None: there is none.
         firmware: That part of its configuration.
         ring: The path of its frame ring, if it has one.
+        storage: Its door to the disk.
+        open_trial: Starts the trial of a candidate.
+        follows: Whether its program runs what ``current`` names; else it says what it is told.
         patience_s: How long a test waits for something.
     """
 
@@ -129,33 +164,45 @@ class Dock:
         open_link: OpenLink | None = None,
         firmware: FirmwareConfig = FirmwareConfig(patience_s=60.0),  # noqa: B008 (frozen)
         ring: Path | None = None,
+        storage: Storage | None = None,
+        open_trial: OpenTrial = PassingTrial,
+        follows: bool = True,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.patience_s = patience_s
         self.yard = yard
-        self.box = Box.make(folder / "box1", roots=yard.roots)
+        place = folder / "box1"
+        self.box = Box(place) if place.exists() else Box.make(place, roots=yard.roots)
         self.config = msgspec.structs.replace(
             self.box.config, firmware=firmware, frames=FramesConfig(ring=str(ring or ""))
         )
         self.open_link = open_link
-        self.program = Following(self.box.state.path)
+        self.storage = storage or Storage()
+        self.open_trial = open_trial
+        self.program = Plug(self.box.state.path, follows=follows)
+        self.crashes = 0
         self.later_s = 0.0
         self.states: list[UpdateState] = []
         self.start()
 
-    def start(self) -> None:
+    @classmethod
+    def with_trial(cls, yard: Yard, folder: Path, *, storage: Storage | None = None) -> Dock:
+        """Return one with the real trial, whose program says only what the test wants."""
+        return cls(yard, folder, storage=storage, open_trial=open_trial, follows=False)
+
+    def start(self, stick: Stick | None = None) -> None:
         """Start the agent's update, again after a restart."""
-        self.stick = Stick()
+        self.stick = stick or Stick()
         asked = AskedInThread(self.open_link, pause_s=0.0) if self.open_link else None
         self.update = Update(
             self.box.state,
             self.config,
-            storage=Storage(),
+            storage=self.storage,
             source=self.stick,
             program=self.program,
-            crashes=lambda: 0,
+            crashes=lambda: self.crashes,
             changed=lambda journal: self.states.append(journal.state),
-            open_trial=PassingTrial,
+            open_trial=self.open_trial,
             microcontroller=asked,
             frames=frames_for(self.config),
             clock=lambda: time.monotonic() + self.later_s,
@@ -185,12 +232,12 @@ class Dock:
 
     def offer(self, version: str, *, rollout: str = "") -> None:
         """Plug in a stick with a release."""
-        self.stick.link = FolderLink(self.yard.stick(version, rollout=rollout), "box1")
-        self.stick.link.start()
+        self.stick.plug_in(self.yard.stick(version, rollout=rollout))
+        self.turn()
 
     def turn(self) -> None:
         """Take what arrived, and do what is due."""
-        while self.stick.link is not None and (arrival := self.stick.link.receive(0.0)) is not None:
+        while (arrival := self.stick.receive()) is not None:
             match arrival:
                 case OfferArrived():
                     self.update.take_offer(arrival.data)
@@ -219,7 +266,14 @@ class Dock:
     def install(self, version: str) -> None:
         """Offer a release and go on until that is over."""
         self.offer(version)
-        self.turn()
+        self.until_over()
+
+    def commit(self, version: str) -> None:
+        """Offer a release, and let the program run it."""
+        self.offer(version)
+        self.until_state(UpdateState.PROBATION)
+        self.program.infer(self.yard.manifest(version))
+        self.until_state(UpdateState.COMMITTED)
         self.until_over()
 
     def go_on(self, seconds: float) -> None:
@@ -227,6 +281,21 @@ class Dock:
         self.later_s += seconds
         for _ in range(3):
             self.turn()
+
+    def change_machine(self, *versions: str) -> None:
+        """Restart on another machine than the one that these releases were gated on."""
+        self.update.stop()
+        for version in versions:
+            self.update.store.write_machine(self.yard.manifest(version), Machine(system="other"))
+        self.states.clear()
+        self.start()
+
+    def damage(self, version: str) -> None:
+        """Let the release no longer pass its gate."""
+        folder = self.update.store.release_folder(self.yard.manifest(version))
+        model = folder / "model.onnx"
+        model.unlink()
+        model.write_bytes(b"rubbish")
 
 
 @contextmanager

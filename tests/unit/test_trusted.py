@@ -15,57 +15,16 @@ from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, TargetFile
 from tuf.api.serialization import DeserializationError
 
-from asdic.contract.errors import AsdicError, IncompatibleTargetError, ReleaseError
+from asdic.contract.errors import AsdicError, IncompatibleTargetError
 from asdic.contract.release import Layout
 from asdic.contract.trust import Offer
-from asdic.device.update.refusal import refusal_for
-from asdic.device.update.storage import Storage
-from asdic.device.update.trust import Floor, RepositoryTrust, Trust, TrustFolder
-from asdic.device.update.trusted import DeviceFacts, VerifiedOffer, verify_offer
-from asdic.fleet.director import Director
+from asdic.device.update.trust import Floor, Trust
+from asdic.device.update.trusted import VerifiedOffer
 from asdic.fleet.keys import KeyFolder
 from asdic.fleet.metadata import Lifetimes, MetadataFolder, RootChain
 from asdic.fleet.metadata import Signers as Signature
-from asdic.fleet.signing import ImageRepository
-from tests.support.fleet import LITERT, OPENVINO, add_release
-
-NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
-BOX = DeviceFacts(device="box1", target=LITERT)
-
-
-class Signers:
-    """An image repository and a director whose clock can be set."""
-
-    def __init__(self, folder: Path, *, lifetimes: Lifetimes | None = None) -> None:
-        self.now = NOW
-        self.releases = folder / "releases"
-        Layout.create(self.releases)
-        self.image = ImageRepository(
-            self.releases, folder / "keys", lifetimes=lifetimes, clock=lambda: self.now
-        )
-        self.director = Director(folder / "director", lifetimes=lifetimes, clock=lambda: self.now)
-
-    def release(self, version: str, *, security_counter: int = 1) -> None:
-        layout = add_release(
-            self.releases, version, targets=(LITERT, OPENVINO), security_counter=security_counter
-        )
-        self.image.sign(layout, version)
-
-    def offer(self, version: str, *, device: str = "box1", target: str = LITERT) -> Offer:
-        layout = Layout.open(self.releases)
-        return self.director.offer_for(
-            device=device,
-            target=target,
-            release=layout.release(version),
-            layout=layout,
-            rollout=f"rollout-{version}",
-        )
-
-    def trust(self) -> Trust:
-        return Trust(
-            image=RepositoryTrust(bootstrap=self.image.signed.first_root()),
-            director=RepositoryTrust(bootstrap=self.director.first_root()),
-        )
+from tests.support.fleet import LITERT, OPENVINO
+from tests.support.signers import NOW, Signers, refusal, verify
 
 
 @pytest.fixture
@@ -73,20 +32,6 @@ def signers(tmp_path: Path) -> Signers:
     made = Signers(tmp_path)
     made.release("1.0.0")
     return made
-
-
-def verify(
-    offer: Offer, trust: Trust, *, device: DeviceFacts = BOX, now: datetime = NOW
-) -> VerifiedOffer:
-    return verify_offer(offer, trust=trust, device=device, now=now)
-
-
-def refusal(offer: Offer, trust: Trust, *, device: DeviceFacts = BOX, now: datetime = NOW) -> str:
-    """Return the code with which an offer is refused."""
-    with pytest.raises(ReleaseError) as caught:
-        verify(offer, trust, device=device, now=now)
-    assert "\n" not in str(caught.value)
-    return refusal_for(caught.value).code
 
 
 def bent(offer: Offer, repository: str, role: str, change: Callable[[Any], None]) -> Offer:
@@ -390,48 +335,3 @@ class TestKeyRotation:
             director=msgspec.structs.replace(director, root=root, roles=roles),
         )
         return msgspec.structs.replace(verified.trust, floor=floor)
-
-
-class TestTrustFolder:
-    """The trust on disk."""
-
-    def folder(self, signers: Signers, path: Path) -> TrustFolder:
-        folder = TrustFolder(path / "trust", Storage())
-        folder.bootstrap(
-            image_root=signers.image.signed.first_root(),
-            director_root=signers.director.first_root(),
-        )
-        return folder
-
-    def test_what_was_written_is_read(self, signers: Signers, tmp_path: Path) -> None:
-        folder = self.folder(signers, tmp_path)
-        verified = verify(signers.offer("1.0.0"), folder.read())
-        folder.write(verified.trust)
-        assert folder.read() == verified.trust
-
-    def test_damaged_copies_are_forgotten_and_the_floor_holds(
-        self, signers: Signers, tmp_path: Path
-    ) -> None:
-        folder = self.folder(signers, tmp_path)
-        older = signers.offer("1.0.0")
-        folder.write(verify(signers.offer("1.0.0"), folder.read()).trust)
-        (folder.folder / "metadata.json").write_bytes(b'{"image": {')
-        assert refusal(older, folder.read()) == "replayed"
-
-    def test_a_damaged_floor_is_no_empty_floor(self, signers: Signers, tmp_path: Path) -> None:
-        folder = self.folder(signers, tmp_path)
-        (folder.folder / "floor.json").write_bytes(b"{")
-        with pytest.raises(AsdicError, match=r"floor\.json is damaged"):
-            folder.read()
-
-    def test_enrolling_again_keeps_the_floor(self, signers: Signers, tmp_path: Path) -> None:
-        folder = self.folder(signers, tmp_path)
-        folder.raise_counter(5)
-        again = self.folder(signers, tmp_path)
-        assert again.read().floor.security_counter == 5
-
-    def test_the_counter_never_falls(self, signers: Signers, tmp_path: Path) -> None:
-        folder = self.folder(signers, tmp_path)
-        folder.raise_counter(5)
-        folder.raise_counter(3)
-        assert folder.read().floor.security_counter == 5
