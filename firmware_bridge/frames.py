@@ -232,7 +232,9 @@ class RingReader:
             rest_ns = self._rhythm.rest_ns(now_ns)
             if rest_ns == NAP_NS:
                 self._rehearse()
-            time.sleep(min(rest_ns, deadline_ns - now_ns) / 1e9)
+            rest_ns = min(rest_ns, deadline_ns - now_ns)
+            time.sleep(rest_ns / 1e9)
+            self._rhythm.slept(rest_ns, time.monotonic_ns() - now_ns)
         return frame
 
     def close(self) -> None:

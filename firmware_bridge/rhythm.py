@@ -3,7 +3,8 @@
 The writer makes no system call, so nobody wakes a reader; it has to look. Looking without end
 would burn a core. Frames come in a rhythm, though, so a reader sleeps until shortly before the next
 one is due. The rhythm is learned as TCP learns a connection's round trip: a smoothed mean and a
-smoothed deviation, with the gains 1/8 and 1/4 and a margin of four deviations (RFC 6298, 2).
+smoothed deviation, with the gains 1/8 and 1/4 and a margin of four deviations (RFC 6298, 2). How
+late the machine ends a sleep is learned likewise, and slept less.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ OVERDUE_SHARE: Final = 1 / 8
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 4
+_LATE_DEVIATIONS: Final = 3
+# A shorter sleep says little of how late a longer one ends.
+_TELLING_NS: Final = 50_000
 # So many times as long is a pause, after which the rhythm is learned anew.
 _PAUSE: Final = 4
 
@@ -36,6 +40,8 @@ class Rhythm:
         self._last: tuple[int, int] | None = None
         self._interval = 0.0
         self._deviation = 0.0
+        self._late = 0.0
+        self._late_deviation = 0.0
 
     def heard(self, number: int, written_ns: int) -> None:
         """Learn that frame ``number`` was written at ``written_ns``."""
@@ -53,17 +59,27 @@ class Rhythm:
         self._interval += _MEAN_GAIN * error
         self._deviation += _DEVIATION_GAIN * (abs(error) - self._deviation)
 
+    def slept(self, asked_ns: int, taken_ns: int) -> None:
+        """Learn that a sleep of ``asked_ns`` took ``taken_ns``."""
+        if asked_ns < _TELLING_NS:
+            return
+        error = taken_ns - asked_ns - self._late
+        self._late += _MEAN_GAIN * error
+        self._late_deviation += _DEVIATION_GAIN * (abs(error) - self._late_deviation)
+
     def rest_ns(self, now_ns: int) -> int:
         """Return for how long it is of no use to look.
 
-        Before the next frame is due: until then, less a margin for jitter and late waking. Around
-        that time: a nap. After it: a share of how long it is overdue.
+        Before the next frame is due: until then, less a margin for jitter, less what the machine
+        sleeps too long. Around that time: a nap. After it: a share of how long it is overdue.
         """
         if self._last is None or not self._interval:
             return UNKNOWN_NAP_NS
         margin = max(FLOOR_NS, _DEVIATIONS * self._deviation)
-        margin = min(margin, LARGEST_NS, LARGEST_SHARE * self._interval)
+        largest = min(LARGEST_NS, LARGEST_SHARE * self._interval)
+        margin = min(margin, largest)
         early = self._last[1] + self._interval - now_ns
         if early > margin:
-            return min(max(int(early - margin), NAP_NS), LONGEST_REST_NS)
+            late = min(self._late + _LATE_DEVIATIONS * self._late_deviation, largest)
+            return min(max(int(early - margin - late), NAP_NS), LONGEST_REST_NS)
         return min(max(int((-early - margin) * OVERDUE_SHARE), NAP_NS), LONGEST_NAP_NS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from asdic.firmware_bridge.rhythm import LONGEST_NAP_NS, NAP_NS, Rhythm
 
 MS = 1_000_000
@@ -57,3 +59,25 @@ def test_a_faster_rhythm_is_learned_at_once():
     made = rhythm(*(n * 1_000 * MS for n in range(5)))
     made.heard(5, 4_010 * MS)
     assert made.rest_ns(4_011 * MS) < 10 * MS
+
+
+def test_what_the_machine_sleeps_too_long_is_slept_less():
+    steady = rhythm(*(n * 10 * MS for n in range(50)))
+    before_ns = steady.rest_ns(491 * MS)
+    for _ in range(50):
+        steady.slept(8 * MS, 8 * MS + 150_000)
+    assert before_ns - steady.rest_ns(491 * MS) == pytest.approx(150_000, rel=0.1)
+
+
+def test_naps_say_nothing_of_how_late_a_sleep_ends():
+    steady = rhythm(*(n * 10 * MS for n in range(50)))
+    before_ns = steady.rest_ns(491 * MS)
+    steady.slept(NAP_NS, 5 * MS)
+    assert steady.rest_ns(491 * MS) == before_ns
+
+
+def test_a_machine_that_sleeps_very_late_does_not_make_a_reader_look_for_ever():
+    steady = rhythm(*(n * 10 * MS for n in range(50)))
+    for _ in range(50):
+        steady.slept(8 * MS, 80 * MS)
+    assert steady.rest_ns(491 * MS) > 7 * MS
