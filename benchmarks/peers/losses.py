@@ -19,10 +19,6 @@ LOSSES: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         ("SQNR", "carotid.pt, onnx-qdq"): _FLOAT_JOINS,
         ("metric", "carotid.pt, onnx-qdq"): _FLOAT_JOINS,
-        ("SQNR", "U-Net, BUSI, openvino-ir"): (
-            f"{_PASSED}Next: NNCF's bias correction layer after layer in OpenVINO's first rung, "
-            "as TensorRT's has it; there it doubles the time."
-        ),
         ("SQNR", "keyword spotting, onnx-qdq"): (
             f"{_PASSED}Both leave about as much float. Next: the layers that stay float chosen "
             "together, and not one by one."
