@@ -243,7 +243,8 @@ def _check_time(deadline_s: float) -> None:
 
 
 def _served(channel: Any, serve: Serve) -> None:
-    with channel:
+    # Where the connection broke, closing the channel fails as well.
+    with suppress(OSError, EOFError, paramiko.SSHException), channel:
         channel.settimeout(TUNNEL_S)
         serve(channel)
 

@@ -208,7 +208,7 @@ def test_a_manager_says_once_that_its_broker_is_somebody_else_now(
         time.sleep(2.0)  # Another attempt comes after one second.
     with broker.running(authority):
         manager.inbox.get(timeout=PATIENCE_S)
-    manager.close()
+        manager.close()
     assert caplog.text.count("trying again until it answers") == 1
 
 

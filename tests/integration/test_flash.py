@@ -35,13 +35,7 @@ from tests.support.flash_yard import (
 )
 from tests.support.models import make_keyword_variant
 
-pytestmark = [
-    pytest.mark.slow,
-    # A cable that is pulled under paramiko may meet its own thread as it closes a channel.
-    pytest.mark.filterwarnings(
-        "ignore:(?s).*_unlink_channel:pytest.PytestUnhandledThreadExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 SMALL = {"release": None, "service": "runit", "run_options": ("--no-runner",)}
 """An agent alone, under runit: what the tests of the switch need."""
