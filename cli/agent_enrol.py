@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO, get_args
 
 import click
 
 from asdic.cli.device import state_folder, state_option
-
-if TYPE_CHECKING:
-    from asdic.device.config import TestBootPolicy
+from asdic.contract.firmware import TestBootPolicy
 
 TOKEN_LIMIT: Final = 1024
 
@@ -34,7 +32,7 @@ TOKEN_LIMIT: Final = 1024
 )
 @click.option(
     "--without-test-boot",
-    type=click.Choice(["refuse", "re-upload"]),
+    type=click.Choice(get_args(TestBootPolicy)),
     help="Firmware where it cannot boot on trial.  [default: as before, or refuse]",
 )
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be repeated.")

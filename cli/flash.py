@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from asdic.cli.console import print_json, print_table
 from asdic.cli.fleet import fleet_option, json_option
 from asdic.contract.errors import AsdicError, ConfigError, MissingPackageError
+from asdic.contract.firmware import TestBootPolicy
 
 if TYPE_CHECKING:
     from asdic.fleet.flash.cargo import Wheelhouse
@@ -63,7 +64,7 @@ def wish_options(command: _F) -> _F:
         click.option("--simulate", is_flag=True, default=None, help="Stand in for the target."),
         click.option(
             "--without-test-boot",
-            type=click.Choice(["refuse", "re-upload"]),
+            type=click.Choice(get_args(TestBootPolicy)),
             help="Firmware where it cannot boot on trial.  [default: as before, or refuse]",
         ),
         click.option(

@@ -86,7 +86,8 @@ def serve(
 
 def _external(broker: str | None, broker_ca: Path | None) -> BrokerAddress | None:
     """Return the broker that somebody else runs, if one is named."""
-    from asdic.contract.broker import parse_broker, read_ca
+    from asdic.contract.broker import parse_broker
+    from asdic.contract.mqtt import read_ca
 
     if broker is None and broker_ca is not None:
         raise click.UsageError("--broker-ca is of no use without --broker")

@@ -10,9 +10,12 @@ import operator
 import re
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from asdic.contract.errors import ConfigError
+
+TestBootPolicy = Literal["refuse", "re-upload"]
+"""What to do with firmware where the microcontroller cannot boot an image on trial."""
 
 TERMS_LIMIT: Final = 8
 _BITS: Final = (8, 8, 16, 32)

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from asdic.contract.broker import check_broker
 from asdic.contract.errors import AsdicError, ConfigError, LinkError
 from asdic.contract.files import parse_json, read_bounded
 from asdic.contract.messages import Report, UpdateState
+from asdic.contract.mqtt import check_broker
 from asdic.device.application import Application, CurrentRelease
 from asdic.device.application_folder import boot_id
 from asdic.device.application_socket import BUSY_NAME

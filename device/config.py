@@ -10,21 +10,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import read_bounded, write_file
+from asdic.contract.firmware import TestBootPolicy
 from asdic.contract.messages import UpdateState, check_device_id
 from asdic.contract.target import target_named
 from asdic.device.update.state import DEADLINES_S
 
 CONFIG_LIMIT_BYTES: Final = 64 << 10
-
-TestBootPolicy = Literal["refuse", "re-upload"]
-"""What to do with firmware where the microcontroller cannot boot an image on trial."""
 
 
 class Timing(

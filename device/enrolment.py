@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from asdic.contract.broker import BrokerAddress, tls_context
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError, LinkError
 from asdic.contract.files import canonical_json, parse_json
+from asdic.contract.firmware import TestBootPolicy
 from asdic.contract.messages import (
     EnrolBody,
     EnrolGrant,
@@ -31,13 +32,13 @@ from asdic.contract.messages import (
     EnrolRequest,
     check_device_id,
 )
+from asdic.contract.mqtt import tls_context
 from asdic.contract.target import target_named
 from asdic.contract.trust import METADATA_LIMIT_BYTES, proof_of, public_hex
 from asdic.device.config import (
     AgentConfig,
     FirmwareConfig,
     StateFolder,
-    TestBootPolicy,
     read_config,
     write_config,
 )

@@ -22,7 +22,7 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
-from asdic.contract.broker import BrokerAddress, Outage, link_reason, overlook_time, tls_context
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import ConfigError, DigestError, LinkError, ReleaseError
 from asdic.contract.files import canonical_json
 from asdic.contract.messages import (
@@ -41,6 +41,7 @@ from asdic.contract.messages import (
     repair_topic,
     up_topic,
 )
+from asdic.contract.mqtt import Outage, link_reason, secure
 from asdic.contract.release import Descriptor, Layout, hex_of
 from asdic.contract.trust import OFFER_LIMIT_BYTES, parse_offer, sign_envelope
 from asdic.device.carried import plain_size, read_plain
@@ -135,14 +136,13 @@ class MqttLink:
         signed_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._address = address
-        self._tls = tls_context(address.ca) if address.ca else None
-        self._signed_s = signed_s
         self._device = device
         self._key = key
         self._inbox: queue.Queue[Arrival] = queue.Queue(maxsize=INBOX_MESSAGES)
         self._followed: dict[str, None] = {}
         self._outage = Outage(address, log)
         self._client = self._make_client(timing)
+        secure(self._client, address, signed_s=signed_s)
 
     def start(self) -> None:
         """Connect in the background and keep trying."""
@@ -209,18 +209,11 @@ class MqttLink:
             min_delay=timing.reconnect_min_s * random.uniform(1.0, 2.0),  # type: ignore[arg-type] # noqa: S311
             max_delay=timing.reconnect_max_s * random.uniform(0.75, 1.25),  # type: ignore[arg-type] # noqa: S311
         )
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
-            client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
-
-    def _on_pre_connect(self, _client: mqtt.Client, _data: object) -> None:
-        if self._tls is not None:
-            overlook_time(self._tls, now_s=time.time(), signed_s=self._signed_s())
 
     def _on_connect(
         self, client: mqtt.Client, _data: object, _flags: object, reason: Any, _props: object

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from asdic.contract.broker import BrokerAddress, check_broker
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import LinkError, MissingPackageError
 from asdic.contract.files import canonical_json, parse_json, read_bounded, write_file
+from asdic.contract.mqtt import check_broker
 
 BROKER_FILE: Final = "broker.json"
 MAX_PAYLOAD_BYTES: Final = 1 << 20

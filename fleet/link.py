@@ -12,9 +12,10 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from asdic.contract.broker import BrokerAddress, Outage, link_reason, tls_context
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import LinkError
 from asdic.contract.messages import up_topic
+from asdic.contract.mqtt import Outage, link_reason, secure
 
 _RECONNECT_S: Final = (1, 30)
 _CHANNELS: Final = ("reported", "progress", "missing", "presence", "bench")
@@ -48,8 +49,7 @@ class MqttLink:
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"asdic-manager-{uuid.uuid4().hex[:12]}"
         )
-        if address.ca:
-            self._client.tls_set_context(tls_context(address.ca))
+        secure(self._client, address)
         self._client.reconnect_delay_set(*_RECONNECT_S)
         self._outage = Outage(address, log)
         self._client.on_connect = self._on_connect

@@ -14,6 +14,7 @@ import msgspec
 
 from asdic.contract.errors import ConfigError
 from asdic.contract.files import read_bounded
+from asdic.contract.firmware import TestBootPolicy
 from asdic.contract.messages import check_device_id
 from asdic.contract.target import Target, target_named
 
@@ -26,7 +27,6 @@ _ADDRESS: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9\[][A-Za
 _SERIAL: Final = "serial://"
 
 ServiceKind = Literal["auto", "systemd", "runit", "none"]
-TestBootPolicy = Literal["refuse", "re-upload"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from asdic.contract.errors import ConfigError, LinkError
+from asdic.contract.firmware import TestBootPolicy
 from asdic.contract.messages import EnrolBody, EnrolGrant, EnrolReply, EnrolRequest
 from asdic.contract.trust import proof_of, public_hex
 from asdic.device.config import (
@@ -22,7 +23,6 @@ from asdic.device.config import (
     FramesConfig,
     Probation,
     StateFolder,
-    TestBootPolicy,
     Timing,
     read_config,
     write_config,

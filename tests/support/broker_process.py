@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from asdic.contract.broker import check_broker
+from asdic.contract.mqtt import check_broker
 from asdic.fleet.broker import open_broker
 from tests.support.paper_box import wait_for
 

@@ -12,17 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from asdic.contract.broker import BrokerAddress, check_broker
+from asdic.contract.broker import BrokerAddress
 from asdic.contract.errors import LinkError
+from asdic.contract.mqtt import check_broker
 from tests.conftest import missing
 from tests.support.flash_yard import free_port
 from tests.support.paper_box import wait_for
+
+PAHO_LEAVES_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+"""paho leaves a socket whose handshake failed to Python's memory."""
 
 _DAY = datetime.timedelta(days=1)
 _NOW = datetime.datetime.now(datetime.UTC)
@@ -131,6 +136,11 @@ class TlsBroker:
     def log(self) -> str:
         """What it wrote."""
         return (self.folder / "log").read_text()
+
+    @property
+    def attempts(self) -> int:
+        """How many connections to its port with TLS were begun."""
+        return self.log.count(f" on port {self.port}.")
 
     def _conf(self) -> str:
         lines = (
