@@ -17,22 +17,12 @@ import pytest
 
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Application
-from tests.support.boxes import PATIENCE_S, Box, runs
+from tests.support.boxes import PATH_TO_COMMIT, PATIENCE_S, Box, runs
 from tests.support.yard import Yard
 
 NEW = "1.1.0"
 OLD = "1.0.0"
 
-PATH_TO_COMMIT = (
-    UpdateState.OFFERED,
-    UpdateState.FETCHING,
-    UpdateState.VERIFYING,
-    UpdateState.STAGED,
-    UpdateState.GATING,
-    UpdateState.ACTIVATING,
-    UpdateState.PROBATION,
-    UpdateState.COMMITTED,
-)
 PATH_TO_ROLLBACK = (
     UpdateState.ROLLING_BACK,
     UpdateState.ROLLED_BACK,

@@ -26,7 +26,6 @@ from tests.integration.test_serve import serving
 from tests.support.desk import until
 from tests.support.flash_yard import (
     TARGET,
-    Cable,
     FlashYard,
     light_wheels,
     open_door,
@@ -34,6 +33,7 @@ from tests.support.flash_yard import (
     wheels_for_here,
 )
 from tests.support.models import make_keyword_variant
+from tests.support.ssh_cable import Cable
 
 pytestmark = pytest.mark.slow
 

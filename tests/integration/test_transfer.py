@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asdic.contract.messages import CHUNK_BYTES, UpdateState
 from asdic.contract.release import Layout, digest_of
-from asdic.fleet.broker import open_broker
 from asdic.fleet.manager import Fleet, FleetConfig, Push
 from asdic.fleet.transfer import TransferLimits
 from tests.support.fleet import LITERT, add_signed_release
-from tests.support.paper_box import PaperBox, enrolment, wait_for
+from tests.support.paper_box import PaperBox, wait_for
+from tests.support.serving import online, serving
 
 MODEL = os.urandom(11 * CHUNK_BYTES + 17)
 CHUNKS = 12
@@ -32,24 +31,8 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         tick_s=0.02,
         transfer=TransferLimits(gather_s=0.5, laggard_s=0.5),
     )
-    with open_broker(config.state, None) as broker:
-        fleet = Fleet(config, broker)
-        fleet.start()
+    with serving(config) as fleet:
         yield fleet
-        fleet.stop()
-        assert fleet.failure is None
-
-
-@contextmanager
-def online(fleet: Fleet, *boxes: PaperBox) -> Iterator[None]:
-    with ExitStack() as stack:
-        for box in boxes:
-            token = fleet.inventory.new_token(0.0)
-            fleet.enrol(enrolment(token, box.device, box.key, box.target))
-            box.connect(fleet.broker.host, fleet.broker.port)
-            stack.callback(box.close)
-        wait_for(lambda: all(one.online for one in fleet.inventory.all()), "all are online")
-        yield
 
 
 def push_and_wait(fleet: Fleet, state: str = "finished") -> None:

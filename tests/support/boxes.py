@@ -43,6 +43,18 @@ QUICK: Final = Timing(
 )
 """Patience for tests, where everything that can be quick is."""
 
+PATH_TO_COMMIT: Final = (
+    UpdateState.OFFERED,
+    UpdateState.FETCHING,
+    UpdateState.VERIFYING,
+    UpdateState.STAGED,
+    UpdateState.GATING,
+    UpdateState.ACTIVATING,
+    UpdateState.PROBATION,
+    UpdateState.COMMITTED,
+)
+"""The states of an update that ends well."""
+
 NOWHERE: Final = BrokerAddress(host="127.0.0.1", port=9)
 """Nobody listens there."""
 

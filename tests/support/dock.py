@@ -268,6 +268,12 @@ class Dock:
         self.offer(version)
         self.until_over()
 
+    def defer(self, version: str) -> None:
+        """Offer a release in the middle of an exam, for which it then waits."""
+        self.program.busy = True
+        self.offer(version)
+        self.until_state(UpdateState.DEFERRED)
+
     def commit(self, version: str) -> None:
         """Offer a release, and let the program run it."""
         self.offer(version)

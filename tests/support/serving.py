@@ -49,6 +49,11 @@ def online(fleet: Fleet, *boxes: PaperBox) -> Iterator[None]:
             fleet.enrol(enrolment(token, box.device, box.key, box.target))
             box.connect(fleet.broker.host, fleet.broker.port)
             stack.callback(box.close)
+        names = {box.device for box in boxes}
+        wait_for(
+            lambda: all(one.online for one in fleet.inventory.all() if one.id in names),
+            "all are online",
+        )
         yield
 
 

@@ -15,7 +15,6 @@ from asdic.fleet.flash.cargo import File, ReleaseCargo, Version
 from asdic.fleet.flash.facts import Accelerator, Facts, Installed, Marker, Place
 from asdic.fleet.flash.plan import Plan, layout_for, make_plan
 from asdic.fleet.flash.situation import Situation
-from asdic.fleet.flash.switch import Judgement
 from asdic.fleet.flash.wish import Wish
 from asdic.fleet.view import DeviceView
 
@@ -389,15 +388,3 @@ def test_the_same_wheels_have_the_same_name_and_other_ones_another(tmp_path: Pat
     one = version(tmp_path)
     other = msgspec.structs.replace(one, python="3.12")
     assert one.name == version(tmp_path).name != other.name
-
-
-def test_a_judgement_shows_its_score_and_what_was_remarked() -> None:
-    judged = Judgement(exposure=2.2, level="OK", notes=("systemd-analyze verify: a remark",))
-    assert judged.lines() == (
-        "systemd-analyze security: 2.2 (OK)",
-        "note: systemd-analyze verify: a remark",
-    )
-
-
-def test_a_judgement_without_a_score_shows_none() -> None:
-    assert Judgement(notes=("it gives no score",)).lines() == ("note: it gives no score",)

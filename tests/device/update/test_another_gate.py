@@ -70,9 +70,7 @@ def test_a_current_release_that_no_longer_passes_gives_way_to_the_previous(
         *(UpdateState.ROLLED_BACK, UpdateState.FAILED),
     ]
     assert running.current == "1.0.0"
-    refusal = running.update.journal.refusal
-    assert refusal is not None
-    assert refusal.message.startswith("the current model no longer passes on this machine: ")
+    assert running.reason.startswith("the current model no longer passes on this machine: ")
 
 
 def test_the_previous_release_passes_the_gate_of_the_changed_machine_too(running: Dock) -> None:
@@ -96,9 +94,7 @@ def test_a_current_release_that_no_longer_passes_stays_where_there_is_no_other(
     running.turn()
     assert running.states == [UpdateState.STAGED, UpdateState.GATING, UpdateState.FAILED]
     assert running.current == "1.0.0"
-    refusal = running.update.journal.refusal
-    assert refusal is not None
-    assert refusal.message.startswith("the current model no longer passes on this machine: ")
+    assert running.reason.startswith("the current model no longer passes on this machine: ")
 
 
 def test_another_gate_that_takes_too_long_is_one_that_is_not_passed(running: Dock) -> None:

@@ -9,6 +9,11 @@ from tests.support.dock import Dock
 from tests.support.yard import Yard
 
 
+def forged_offer(dock: Dock) -> bytes:
+    """Return another box's offer with this one's name in it."""
+    return encode_offer(dock.yard.offer("1.1.0", device="box2")).replace(b"box2", b"box1")
+
+
 def test_no_offer_interferes_with_a_pinned_rollback(running: Dock) -> None:
     running.offer("1.1.0")
     running.until_state(UpdateState.PROBATION)
@@ -30,11 +35,8 @@ def test_a_newer_offer_takes_the_place_of_one_that_is_not_active_yet(dock: Dock)
 
 
 def test_a_bad_offer_does_not_disturb_the_one_in_hand(dock: Dock) -> None:
-    dock.program.busy = True
-    dock.offer("1.0.0")
-    dock.until_state(UpdateState.DEFERRED)
-    stranger = encode_offer(dock.yard.offer("1.1.0", device="box2")).replace(b"box2", b"box1")
-    dock.update.take_offer(stranger)
+    dock.defer("1.0.0")
+    dock.update.take_offer(forged_offer(dock))
     dock.turn()
     assert dock.state is UpdateState.DEFERRED
     dock.program.busy = False
@@ -43,11 +45,8 @@ def test_a_bad_offer_does_not_disturb_the_one_in_hand(dock: Dock) -> None:
 
 
 def test_a_bad_offer_that_waited_is_refused_in_the_end(dock: Dock) -> None:
-    dock.program.busy = True
-    dock.offer("1.0.0")
-    dock.until_state(UpdateState.DEFERRED)
-    stranger = encode_offer(dock.yard.offer("1.1.0", device="box2")).replace(b"box2", b"box1")
-    dock.update.take_offer(stranger)
+    dock.defer("1.0.0")
+    dock.update.take_offer(forged_offer(dock))
     dock.program.busy = False
     dock.until_state(UpdateState.PROBATION)
     dock.program.infer(dock.yard.manifest("1.0.0"))
@@ -60,9 +59,7 @@ def test_a_bad_offer_that_waited_is_refused_in_the_end(dock: Dock) -> None:
 
 
 def test_a_withdrawn_offer_is_dropped(dock: Dock) -> None:
-    dock.program.busy = True
-    dock.offer("1.0.0")
-    dock.until_state(UpdateState.DEFERRED)
+    dock.defer("1.0.0")
     dock.update.take_offer(b"")
     dock.until_over()
     assert dock.state is UpdateState.IDLE

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from asdic.contract.messages import UpdateState
 from asdic.device.application import Program
+from tests.support.boxes import PATH_TO_COMMIT
 from tests.support.dock import Dock
 
 
 def test_a_good_release_is_committed_once_the_program_infers_with_it(dock: Dock) -> None:
     dock.commit("1.0.0")
-    assert dock.states == [
-        UpdateState.OFFERED,
-        UpdateState.FETCHING,
-        UpdateState.VERIFYING,
-        UpdateState.STAGED,
-        UpdateState.GATING,
-        UpdateState.ACTIVATING,
-        UpdateState.PROBATION,
-        UpdateState.COMMITTED,
-    ]
+    assert tuple(dock.states) == PATH_TO_COMMIT
 
 
 def test_it_is_not_committed_before_the_program_says_so(dock: Dock) -> None:
@@ -124,9 +116,7 @@ def test_a_failed_first_activation_goes_back_to_no_model(dock: Dock) -> None:
 
 
 def test_an_exam_defers_the_gate(dock: Dock) -> None:
-    dock.program.busy = True
-    dock.offer("1.0.0")
-    dock.until_state(UpdateState.DEFERRED)
+    dock.defer("1.0.0")
     dock.later_s += 100_000.0
     dock.turn()
     assert dock.state is UpdateState.DEFERRED
