@@ -44,9 +44,11 @@ LINK: Final = {
 """What speaks with a microcontroller, and what that requires."""
 
 
-def add_wheel(index: Path, name: str, version: str, *requires: str) -> Path:
+def add_wheel(
+    index: Path, name: str, version: str, *requires: str, platform: str = "manylinux_2_28_aarch64"
+) -> Path:
     """Put a wheel of one line of Python into an index."""
-    tag = "cp310-cp310-manylinux_2_28_aarch64" if name in COMPILED else "py3-none-any"
+    tag = f"cp310-cp310-{platform}" if name in COMPILED else "py3-none-any"
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
@@ -143,6 +145,21 @@ def test_a_second_time_needs_no_index(
 def test_another_box_has_a_wheelhouse_of_its_own(build: Callable[..., Wheelhouse]) -> None:
     assert "ai_edge_litert" not in names(build(runtime=None))
     assert "ai_edge_litert" in names(build())
+
+
+def test_a_32_bit_box_gets_the_wheels_that_an_index_for_32_bit_arm_has(
+    build: Callable[..., Wheelhouse], index: Path
+) -> None:
+    texts = ("device-tflite-runtime.txt", "device.txt")
+    pins = Pins("".join((REPOSITORY / "fleet/flash" / name).read_text() for name in texts), BOX)
+    for name in (*COMPILED, "tflite-runtime"):
+        version = pins.choose(name, SpecifierSet()).partition("==")[2]
+        add_wheel(index, name, version, platform="linux_armv7l")
+    house = build(architecture="armv7l", runtime="tflite-runtime")
+    files = {file.name.partition("-")[0]: file.name for file in house.files}
+    assert files["numpy"] == "numpy-1.26.4-cp310-cp310-linux_armv7l.whl"
+    assert files["tflite_runtime"].startswith("tflite_runtime-2.14.0-")
+    assert not [name for name in files.values() if "aarch64" in name]
 
 
 def test_a_damaged_file_is_brought_again(build: Callable[..., Wheelhouse], said: list[str]) -> None:
